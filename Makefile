@@ -1,0 +1,78 @@
+# `make run` needs Python 3.13 and nothing else. All that is made stays in this folder: .venv, .aws-sam, .gateway.
+
+BIN := .venv/bin
+RUN := .venv/run.installed
+DEV := .venv/dev.installed
+STAGE ?= dev
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock" --exclude-newer "7 days"
+
+export SAM_CLI_TELEMETRY := 0
+
+.PHONY: help run check test bench build lock deploy clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+run: $(RUN) ## the whole gateway on this machine; PORT=8080 and TRANSPORT=supabase choose
+	@$(BIN)/python -m local
+
+check: $(DEV) ## everything that can be said without running it: format, types, imports, template
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHONPATH=shared:functions $(BIN)/lint-imports
+	$(BIN)/sam validate --lint
+	$(BIN)/pytest -q tests/architecture
+
+test: $(DEV) ## all tests, on a real Postgres and real Lambda processes
+	$(BIN)/pytest -q
+
+bench: $(DEV) ## processor time, latency and memory, beside the floor
+	$(BIN)/python -m bench
+
+build: $(DEV) ## what is deployed, in .aws-sam/build; needs no Docker and no credentials
+	PATH="$(CURDIR)/$(BIN):$$PATH" sam build
+
+deploy: build ## build, then ask and deploy to your AWS account; STAGE=dev, staging or production
+	$(BIN)/sam deploy --guided --config-env $(STAGE)
+
+lock: $(BIN)/uv ## resolve pyproject.toml again, to releases at least a week old
+	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --group run --constraint requirements/dev.txt --output-file requirements/run.txt
+	$(LOCK) pyproject.toml --constraint requirements/dev.txt --output-file layers/dependencies/requirements.txt
+	echo uv | $(LOCK) - --output-file requirements/uv.txt
+
+clean: ## remove what can be made again; your local database in .gateway stays
+	rm -rf .venv .aws-sam .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+# ---------------------------------------------------------------------------------------------- the environment
+
+.venv/%.installed: requirements/%.txt $(BIN)/uv
+	@echo "Installing the packages of $< into .venv (once; some 100 MB) …"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement $<
+	@touch $@
+
+$(BIN)/uv: requirements/uv.txt
+	@python=$$($(FIND_PYTHON)) || { echo "$$NO_PYTHON" >&2; exit 1; }; "$$python" -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+# A name on the PATH may be a pyenv shim that fails, so each candidate is run. Only Lambda's own version will do:
+# bytecode is compiled for it. Where uv is at hand it may fetch a Python, into this folder.
+define FIND_PYTHON
+fits() { "$$1" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null && echo "$$1"; }; \
+	fits python3.13 || fits "$$HOME"/.pyenv/versions/3.13*/bin/python3.13 \
+	|| fits "$$(uv python find --system 3.13 2>/dev/null)" \
+	|| { export UV_PYTHON_INSTALL_DIR="$(CURDIR)/.venv/python" UV_PYTHON_INSTALL_BIN=0; \
+		uv python install --quiet 3.13 2>/dev/null && fits "$$(uv python find --system 3.13)"; }
+endef
+
+define NO_PYTHON
+Python 3.13 was not found. Any one of these brings it:
+  uv python install 3.13         (https://docs.astral.sh/uv)
+  pyenv install 3.13             (https://github.com/pyenv/pyenv)
+  brew install python@3.13       (macOS)
+  https://www.python.org/downloads
+endef
+export NO_PYTHON

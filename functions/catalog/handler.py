@@ -1,0 +1,10 @@
+"""The catalogue: GET /v1/models, /v1/models/{id}."""
+
+from __future__ import annotations
+
+from catalog.routes import router
+from gateway.http.adapter import lambda_handler
+from gateway.http.app import create_app
+
+app = create_app(router)
+handler = lambda_handler(app)

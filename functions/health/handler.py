@@ -1,0 +1,10 @@
+"""Whether the gateway works: GET /health, /ping."""
+
+from __future__ import annotations
+
+from gateway.http.adapter import lambda_handler
+from gateway.http.app import create_app
+from health.routes import router
+
+app = create_app(router)
+handler = lambda_handler(app)

@@ -1,0 +1,40 @@
+"""Scheduled work ({"job": name}) and the settlement queue (SQS records): no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+
+from gateway import database, settlements, telemetry
+
+JOBS: Mapping[str, Callable[[], Awaitable[Any]]] = {
+    "expire_holds": lambda: database.call("expire_holds"),
+    "purge_idempotency_keys": lambda: database.call("purge_idempotency_keys"),
+}
+"""Each is safe to run twice, also at the same time."""
+
+_runner = asyncio.Runner()
+_processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+
+
+def handler(event: dict[str, Any], context: Any) -> Any:
+    """Run one job, or book a batch of settlements and name those to be delivered again. Raises KeyError for an unknown job."""
+    if "Records" in event:
+        return process_partial_response(event, _book, _processor, context)
+    return _runner.run(_run(event["job"]))
+
+
+async def _run(name: str) -> Any:
+    result = await JOBS[name]()
+    telemetry.log("job_done", job=name, result=result)
+    return result
+
+
+def _book(record: SQSRecord) -> None:
+    settlement = settlements.received(record.body)
+    _runner.run(settlements.book(settlement))
+    telemetry.log("settlement_booked", hold_id=settlement.hold_id)

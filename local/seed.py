@@ -1,0 +1,58 @@
+"""What a developer starts with: the sandbox's models, a customer with credit and a key, and an operator."""
+
+from __future__ import annotations
+
+
+import asyncpg
+import msgspec
+
+from gateway.keys import MintedKey, mint
+from gateway.money import NANO
+from gateway.roles import Scope
+from local.schema import SUPABASE
+
+START_CREDIT_NANO = 100 * NANO
+
+
+class Seeded(msgspec.Struct, frozen=True):
+    """The keys that were made, in plaintext: the only time that they can be read."""
+
+    customer_key: str
+    admin_key: str
+
+
+async def seed(url: str, environment: str = "dev") -> Seeded:
+    """Fill a database (as its operator). Its users are made once; call it on an empty database."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute((SUPABASE / "seed.sql").read_text())
+        customer = await add_user(connection, "developer", "user", credit_nano=START_CREDIT_NANO)
+        operator = await add_user(connection, "operator", "admin", credit_nano=START_CREDIT_NANO)
+        return Seeded(
+            customer_key=(await add_key(connection, customer, environment)).plaintext,
+            admin_key=(await add_key(connection, operator, environment)).plaintext,
+        )
+    finally:
+        await connection.close()
+
+
+async def add_user(connection: asyncpg.Connection, name: str, role: str = "user", *, credit_nano: int = 0) -> int:
+    """A user with this much credit; returns the id."""
+    made = await connection.fetchval("select api.create_user($1, $2, $3, 'seed')", name, f"{name}@example.com", role)
+    user_id: int = msgspec.json.decode(made)["user_id"]
+    if credit_nano:
+        grant = "select api.grant($1, $2, $3, 'start credit', 'seed')"
+        await connection.fetchval(grant, user_id, f"seed:{user_id}", credit_nano)
+    return user_id
+
+
+async def add_key(
+    connection: asyncpg.Connection, user_id: int, environment: str = "dev", scopes: tuple[Scope, ...] = tuple(Scope)
+) -> MintedKey:
+    """A key of a user's, with these scopes."""
+    key = mint(environment)
+    await connection.fetchval(
+        "select api.create_key($1, $2, $3, $4, 'default', $5, 'seed')",
+        user_id, key.id, key.hash, environment, msgspec.json.encode(scopes).decode(),
+    )  # fmt: skip
+    return key

@@ -1,0 +1,91 @@
+"""Credits: a completion's cost is held before its provider is asked, and settled or released after, once.
+
+What happened, and what becomes of the hold:
+
+    refused by every provider before a token     released
+    answered, with usage                         settled at it, even above the bound or after the hold expired
+    cut or given up on the way, no usage         settled at an estimate of what was seen
+    the client left                              Lambda: drained and settled; a container: stopped and settled at what was seen
+    the database could not be reached            queued, and settled later under the same id, once
+    the process died                             nothing: the hold expires and is released by the sweep
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway import database, settlements, telemetry
+from gateway.errors import DatabaseUnavailable
+from gateway.settlements import Settlement
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """A provider's offer of a model; prices in nano-dollars per million units."""
+
+    model: str
+    provider: str
+    upstream_id: str
+    max_output_tokens: int
+    prompt_price: int
+    completion_price: int
+    request_price: int
+    cache_read_price: int
+    cache_write_price: int
+
+
+class Level(msgspec.Struct, frozen=True):
+    """What is left of a limit per minute."""
+
+    limit: int
+    remaining: int
+    reset_ms: int
+
+
+class Limits(msgspec.Struct, frozen=True):
+    requests: Level | None
+    tokens: Level | None
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """A request that was served before under the same Idempotency-Key: its completion, as JSON."""
+
+    hold_id: str
+    answer: str
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """A request that was admitted. Amounts in nano-dollars."""
+
+    limits: Limits
+    hold_id: str = ""
+    user_id: int = 0
+    key_id: int = 0
+    credits_nano: int = 0
+    bound_nano: int = 0
+    max_tokens: int | None = None
+    """Completion tokens the balance allows, when they are fewer than were asked for."""
+    offers: list[Offer] = []
+    replay: Replay | None = None
+
+
+async def authorize(**request: Any) -> Hold:
+    """Admit a completion (see api.authorize). Raises the 4xx that refuses it, and DatabaseUnavailable."""
+    return msgspec.convert(await database.call("authorize", **request), Hold)
+
+
+async def settle(settlement: Settlement) -> None:
+    """Book what a request cost. When the database is away it is queued: it is not lost, and counts once."""
+    try:
+        await settlements.book(settlement)
+    except DatabaseUnavailable:
+        await settlements.enqueue(settlement)
+
+
+async def release(hold: Hold) -> None:
+    """Give a hold back; when the database is away its expiry does that."""
+    try:
+        await database.call("release", hold_id=hold.hold_id, user_id=hold.user_id, key_id=hold.key_id)
+    except DatabaseUnavailable:
+        telemetry.log("release_left_to_expiry", level="WARNING", hold_id=hold.hold_id)

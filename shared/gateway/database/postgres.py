@@ -1,0 +1,155 @@
+"""The postgres transport: asyncpg, one round trip a call (two through a transaction pooler).
+
+asyncpg's own pool costs twice the CPU of the call itself (a task, a shield and two timeouts each time), and its timers
+close connections that it does not look at; ours are looked at when they are taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import msgspec
+
+from gateway.database import LOST, Failure
+
+type Connection = asyncpg.Connection[asyncpg.Record]
+
+TRANSACTION_POOLER_PORT = 6543
+"""Supabase's pooler in transaction mode: each statement may meet another server connection, which knows none of our
+prepared statements (https://supabase.com/docs/guides/database/connecting-to-postgres)."""
+
+CONNECTIONS = 10
+CONNECT_TIMEOUT_S = 5
+COMMAND_TIMEOUT_S = 10
+IDLE_S = 300
+"""A connection unused for longer is replaced: networks forget it without a word (AWS NAT gateways after 350 s)."""
+
+BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""All that asyncpg raises; a TimeoutError is an OSError."""
+
+
+class Postgres:
+    """At most ten connections to one database, opened as calls need them, for the running event loop."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._cached_statements = 0 if urlsplit(url).port == TRANSACTION_POOLER_PORT else 100
+        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._idle: list[tuple[Connection, float]] = []
+        self._closing: set[asyncio.Task[None]] = set()
+        self._clock = asyncio.get_running_loop().time
+
+    async def call(self, name: str, arguments: dict[str, Any]) -> Any:
+        """Sends one call once and returns its decoded result. Raises Failure."""
+        statement = _statement(name, tuple(arguments))
+        values = [_encoded(value) for value in arguments.values()]
+        connection = await self._take()
+        sound = False
+        try:
+            text = await _run(connection, statement, values)
+            sound = True
+        except asyncpg.PostgresError as error:
+            failure = Failure(error.sqlstate or "XX000", error.message or "", error.detail)
+            sound = failure.code not in LOST
+            raise failure from error
+        except TimeoutError as error:
+            raise Failure("57014", "timed out") from error
+        except BROKEN as error:
+            raise Failure("08006", "connection lost") from error
+        finally:
+            self._give(connection, sound=sound)
+        return None if text is None else msgspec.json.decode(text)
+
+    async def close(self) -> None:
+        """Waits until the calls that run have ended, at most as long as one may take; closes every connection."""
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                for _ in range(CONNECTIONS):
+                    await self._slots.acquire()
+        finally:
+            self._drop_idle()
+            await asyncio.gather(*self._closing)
+
+    async def _take(self) -> Connection:
+        """A connection for one call: the one used last, or a new one."""
+        if not self._slots.locked() and (connection := self._reusable()):
+            await self._slots.acquire()  # does not wait, so it needs no timeout
+            return connection
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._slots.acquire()
+                try:
+                    return self._reusable() or await self._connect()
+                except BaseException:
+                    self._slots.release()
+                    raise
+        except BROKEN as error:
+            raise Failure("08001", "no connection") from error
+
+    def _reusable(self) -> Connection | None:
+        while self._idle:
+            connection, since = self._idle.pop()
+            if not connection.is_closed():
+                if self._clock() - since < IDLE_S:
+                    return connection
+                connection.terminate()
+        return None
+
+    async def _connect(self) -> Connection:
+        return await asyncpg.connect(
+            self._url, statement_cache_size=self._cached_statements, command_timeout=COMMAND_TIMEOUT_S
+        )
+
+    def _give(self, connection: Connection, *, sound: bool) -> None:
+        """Takes a connection back. Nothing is reset: each call is one transaction that sets nothing outside it.
+
+        One that was cut was not cut alone; one whose call was given up closes once the server has heard of that.
+        """
+        self._slots.release()
+        if sound:
+            self._idle.append((connection, self._clock()))
+        elif connection.is_closed():
+            self._drop_idle()
+        else:
+            closing = asyncio.create_task(_close(connection))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    def _drop_idle(self) -> None:
+        for connection, _ in self._idle:
+            connection.terminate()
+        self._idle.clear()
+
+
+async def _run(connection: Connection, statement: str, values: list[Any]) -> str | None:
+    """The first value of a statement. A plan that a deploy left behind is made anew: asyncpg and the server keep the
+    argument types that a statement was prepared with, and refuse a function that now takes others."""
+    try:
+        return await connection.fetchval(statement, *values)
+    except (asyncpg.UndefinedFunctionError, asyncpg.DataError):
+        await connection.reload_schema_state()
+        return await connection.fetchval(statement, *values)
+
+
+async def _close(connection: Connection) -> None:
+    try:
+        await connection.close(timeout=CONNECT_TIMEOUT_S)
+    except BROKEN:
+        connection.terminate()
+
+
+@functools.cache
+def _statement(name: str, parameters: tuple[str, ...]) -> str:
+    for identifier in (name, *parameters):
+        if not identifier.isidentifier():
+            raise ValueError(f"not an SQL name: {identifier!r}")
+    arguments = ", ".join(f"{parameter} => ${number}" for number, parameter in enumerate(parameters, 1))
+    return f"select api.{name}({arguments})"
+
+
+def _encoded(value: Any) -> Any:
+    return msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value

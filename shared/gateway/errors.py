@@ -1,0 +1,256 @@
+"""Every error that a caller can be shown, as one closed tree.
+
+GatewayError
+├── InvalidRequest              400 invalid_request_error
+│   ├── ContextLengthExceeded   400 context_length_exceeded
+│   └── ModelNotPriced          400 model_not_priced
+├── Unauthenticated             401 invalid_api_key
+│   └── KeyExpired              401 expired_api_key
+├── InsufficientCredits         402 insufficient_credits
+│   ├── KeyLimitReached         402 key_limit_reached
+│   └── InFlightBudget          402 in_flight_budget            transient
+├── InsufficientScope           403 insufficient_scope
+│   ├── IpNotAllowed            403 ip_not_allowed
+│   ├── RefererNotAllowed       403 referer_not_allowed
+│   └── ModelNotAllowed         403 model_not_allowed
+├── NotFound                    404 not_found
+│   └── ModelNotFound           404 model_not_found
+├── MethodNotAllowed            405 method_not_allowed
+├── Conflict                    409 conflict
+│   └── IdempotencyInProgress   409 idempotency_in_progress     transient
+├── PayloadTooLarge             413 payload_too_large
+├── IdempotencyKeyReused        422 idempotency_key_reused
+├── RateLimitExceeded           429 rate_limit_exceeded         transient
+│   ├── ConcurrencyLimitExceeded 429 concurrency_limit_exceeded transient
+│   └── ProviderRateLimited     429 provider_rate_limited       transient
+├── InternalError               500 internal_error              transient
+├── ProviderError               502 provider_error              transient
+│   ├── NoProviderAvailable     503 no_provider_available       transient
+│   └── ProviderTimeout         504 provider_timeout            transient
+└── DatabaseUnavailable         503 database_unavailable        transient
+
+The status decides how OpenAI's SDKs retry (408, 409, 429 and 5xx are retried, 402 never is), so "no money" is always
+402 and "too fast" always 429. The code is stable and may be relied on; the message is not.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+
+class GatewayError(Exception):
+    """A refusal or failure with the status, type, code and headers that its caller is shown."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+    text: ClassVar[str] = "The gateway failed to answer this request."
+    transient: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        retry_after_ms: int | None = None,
+        **metadata: Any,
+    ) -> None:
+        super().__init__(message or self.text)
+        self.message = message or self.text
+        self.param = param
+        self.retry_after_ms = retry_after_ms
+        self.metadata = metadata
+
+    def error(self) -> dict[str, Any]:
+        """The `error` object of OpenAI's API, with OpenRouter's `metadata`."""
+        return {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+            "metadata": {"error_type": self.type, "retryable": self.transient, **self.metadata},
+        }
+
+    def body(self, request_id: str) -> dict[str, Any]:
+        """The whole answer's body, as documented for every route."""
+        return {
+            "error": self.error(),
+            "detail": self.message,
+            "status_code": self.status,
+            "request_id": request_id,
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+
+    def headers(self) -> dict[str, str]:
+        """Headers that tell a client whether and when to try again (RFC 9110 10.2.3; `retry-after-ms` and
+        `x-should-retry` are read by OpenAI's SDKs)."""
+        headers: dict[str, str] = {}
+        if self.retry_after_ms is not None:
+            headers["retry-after"] = str(max(1, -(-self.retry_after_ms // 1000)))
+            headers["retry-after-ms"] = str(max(1, self.retry_after_ms))
+        if scope := self.metadata.get("scope"):
+            headers["x-ratelimit-scope"] = str(scope)
+        return headers
+
+
+class InvalidRequest(GatewayError):
+    status, type, code = 400, "invalid_request_error", "invalid_request_error"
+    text = "The request is not valid."
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+    text = "The request is longer than the model's context."
+
+
+class ModelNotPriced(InvalidRequest):
+    code = "model_not_priced"
+    text = "This model has no price and is not served."
+
+
+class Unauthenticated(GatewayError):
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+    text = "The API key is missing or not valid."
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "www-authenticate": "Bearer"}
+
+
+class KeyExpired(Unauthenticated):
+    code = "expired_api_key"
+    text = "The API key has expired."
+
+
+class InsufficientCredits(GatewayError):
+    status, type, code = 402, "insufficient_credits", "insufficient_credits"
+    text = "The balance does not cover this request."
+
+
+class KeyLimitReached(InsufficientCredits):
+    code = "key_limit_reached"
+    text = "The API key's own spending limit does not cover this request."
+
+
+class InFlightBudget(InsufficientCredits):
+    code, transient = "in_flight_budget", True
+    text = "Requests still running hold the rest of the balance."
+
+
+class InsufficientScope(GatewayError):
+    status, type, code = 403, "permission_error", "insufficient_scope"
+    text = "The API key may not do this."
+
+
+class IpNotAllowed(InsufficientScope):
+    code = "ip_not_allowed"
+    text = "The API key may not be used from this address."
+
+
+class RefererNotAllowed(InsufficientScope):
+    code = "referer_not_allowed"
+    text = "The API key may not be used from this site."
+
+
+class ModelNotAllowed(InsufficientScope):
+    code = "model_not_allowed"
+    text = "The API key may not use this model."
+
+
+class NotFound(GatewayError):
+    status, type, code = 404, "invalid_request_error", "not_found"
+    text = "There is nothing at this address."
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+    text = "There is no such model."
+
+
+class MethodNotAllowed(GatewayError):
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+    text = "This address does not answer that method."
+
+
+class Conflict(GatewayError):
+    status, type, code = 409, "invalid_request_error", "conflict"
+    text = "The request conflicts with the present state."
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "x-should-retry": "true" if self.transient else "false"}
+
+
+class IdempotencyInProgress(Conflict):
+    code, transient = "idempotency_in_progress", True
+    text = "A request with this Idempotency-Key is still running."
+
+
+class PayloadTooLarge(GatewayError):
+    status, type, code = 413, "invalid_request_error", "payload_too_large"
+    text = "The request's body is too large."
+
+
+class IdempotencyKeyReused(GatewayError):
+    status, type, code = 422, "invalid_request_error", "idempotency_key_reused"
+    text = "This Idempotency-Key was used with another request."
+
+
+class RateLimitExceeded(GatewayError):
+    status, type, code, transient = 429, "rate_limit_error", "rate_limit_exceeded", True
+    text = "Too many requests or tokens in a short time."
+
+
+class ConcurrencyLimitExceeded(RateLimitExceeded):
+    code = "concurrency_limit_exceeded"
+    text = "Too many requests at once."
+
+
+class ProviderRateLimited(RateLimitExceeded):
+    code = "provider_rate_limited"
+    text = "The provider limits requests for this model at the moment."
+
+
+class InternalError(GatewayError):
+    transient = True
+
+
+class ProviderError(GatewayError):
+    status, type, code, transient = 502, "provider_error", "provider_error", True
+    text = "The provider failed to answer."
+
+
+class NoProviderAvailable(ProviderError):
+    status, code = 503, "no_provider_available"
+    text = "No provider of this model is available."
+
+
+class ProviderTimeout(ProviderError):
+    status, code = 504, "provider_timeout"
+    text = "The provider did not answer in time."
+
+
+class DatabaseUnavailable(GatewayError):
+    status, type, code, transient = 503, "server_error", "database_unavailable", True
+    text = "The gateway cannot reach its database; nothing was served or charged."
+
+
+def _tree(node: type[GatewayError]) -> dict[str, type[GatewayError]]:
+    found = {node.code: node}
+    for child in node.__subclasses__():
+        found |= _tree(child)
+    return found
+
+
+CODES: dict[str, type[GatewayError]] = _tree(GatewayError)
+
+
+def refusal(code: str, detail: dict[str, Any]) -> GatewayError | None:
+    """The error that a database function raised by its code, with what it told in `detail`; None for a foreign code."""
+    if (error := CODES.get(code)) is None:
+        return None
+    return error(
+        detail.pop("message", None),
+        param=detail.pop("param", None),
+        retry_after_ms=detail.pop("retry_after_ms", None),
+        **detail,
+    )

@@ -1,0 +1,31 @@
+"""A management group's app: FastAPI inside the edge, with its routes and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Request, Response
+
+from gateway.http.edge import Edge, shown
+
+
+def create_app(router: APIRouter) -> Edge:
+    """The ASGI app of a group. It serves no documentation: OpenAPI is generated at build time."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.include_router(router)
+    for kind in (Exception, 404, 405, 422):
+        app.add_exception_handler(kind, _show)
+    return Edge(app, router.routes)
+
+
+async def _show(request: Request, error: Exception) -> Response:
+    """FastAPI answers what its routes raise itself, so the error body has to be made here and not in the edge."""
+    refusal = shown(error)
+    body = msgspec.json.encode(refusal.body(request.scope["request_id"]))
+    return Response(body, refusal.status, refusal.headers(), media_type="application/json")
+
+
+def json_answer(value: Any, status: int = 200) -> Response:
+    """An answer whose amounts of money are exact JSON numbers (FastAPI's own encoder would make floats of them)."""
+    return Response(msgspec.json.encode(value), status, media_type="application/json")

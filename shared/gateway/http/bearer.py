@@ -1,0 +1,25 @@
+"""The API key of a request: from one Authorization header with the Bearer scheme (RFC 6750 2.1), and from nowhere else."""
+
+from __future__ import annotations
+
+from starlette.requests import HTTPConnection
+
+from gateway import keys
+from gateway.errors import Unauthenticated
+from gateway.keys import Key
+
+
+def key_of(request: HTTPConnection) -> Key:
+    """The well-formed key of a request. Raises Unauthenticated, also for more than one Authorization header."""
+    given = request.headers.getlist("authorization")
+    if len(given) != 1:
+        raise Unauthenticated
+    scheme, _, credentials = given[0].partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated
+    return keys.parse(credentials.strip(" "))
+
+
+def address_of(request: HTTPConnection) -> str | None:
+    """The client's IP address as the platform saw it; never from X-Forwarded-For."""
+    return request.client.host if request.client else None

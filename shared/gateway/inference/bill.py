@@ -1,0 +1,120 @@
+"""A completion's bill: who served it, what it used, what that costs, and the settlement that books it.
+
+What the client is told (cost, balance after) is computed here from the hold and the usage, and is what is booked.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from gateway import money
+from gateway.credits import Hold, Offer
+from gateway.inference import metering
+from gateway.inference.metering import Bounds, Usage
+from gateway.inference.requests import CompletionRequest
+from gateway.inference.transcript import Transcript
+from gateway.keys import Key
+from gateway.settlements import Settlement
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One completion as it was asked for."""
+
+    key: Key
+    ip: str | None
+    referer: str | None
+    request: CompletionRequest
+    body: dict[str, Any]
+    """What the caller sent, less what was for the gateway: the provider's request but for model and options."""
+    bounds: Bounds
+    max_cost_nano: int | None = None
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+
+
+class Bill:
+    """Of one admitted call."""
+
+    def __init__(self, call: Call, hold: Hold) -> None:
+        self.call, self.hold = call, hold
+        self.id = f"gen-{hold.hold_id}"
+        self.offer: Offer | None = None
+        self.usage: Usage | None = None
+        self.cost_nano = 0
+        self._started = time.monotonic()
+        self._first_byte: float | None = None
+
+    def identity(self, kind: str, created: Any = None) -> dict[str, Any]:
+        """The members that every object of this answer has."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": created if isinstance(created, int) else int(time.time()),
+            "model": self.offer.model if self.offer else self.call.request.model,
+            "provider": self.offer.provider if self.offer else None,
+        }
+
+    def first_byte(self) -> None:
+        """The first token is here."""
+        self._first_byte = time.monotonic()
+
+    def charge(self, reported: Usage | None, seen_bytes: int, seen_chunks: int) -> None:
+        """Fix what was used: what the provider reported, or an estimate that never costs more than was held."""
+        assert self.offer is not None, "nothing was used before an offer was tried"
+        self.usage = reported or metering.estimate(self.call.bounds, seen_bytes, seen_chunks)
+        self.cost_nano = metering.cost_nano(self.usage, self.offer)
+        if self.usage.is_estimated:
+            self.cost_nano = min(self.cost_nano, self.hold.bound_nano)
+
+    def priced_usage(self, reported: Any = None) -> dict[str, Any]:
+        """The answer's `usage`: the provider's own details with our tokens and our price."""
+        assert self.usage is not None, "charged before it is shown"
+        usage = dict(reported) if isinstance(reported, dict) else self.usage.details()
+        return usage | {
+            "prompt_tokens": self.usage.prompt,
+            "completion_tokens": self.usage.completion,
+            "total_tokens": self.usage.prompt + self.usage.completion,
+            "cost": money.number(self.cost_nano),
+            "cost_details": {"upstream_inference_cost": None},
+        }
+
+    def gateway_usage(self) -> dict[str, Any]:
+        """The answer's `gateway_usage`, amounts in dollars."""
+        assert self.usage is not None, "charged before it is shown"
+        return {
+            "tokens_charged": self.usage.prompt + self.usage.completion,
+            "request_ms": round(1000 * (time.monotonic() - self._started)),
+            "cost_usd": money.number(self.cost_nano),
+            "user_balance_after": money.number(self.hold.credits_nano - self.cost_nano),
+        }
+
+    def settlement(self, outcome: str, transcript: Transcript, answer: bytes | None) -> Settlement:
+        """What is booked; `answer` is the completion to keep for the call's Idempotency-Key."""
+        assert self.offer is not None, "an offer served what is settled"
+        assert self.usage is not None, "charged before it is settled"
+        return Settlement(
+            hold_id=self.hold.hold_id,
+            user_id=self.hold.user_id,
+            key_id=self.hold.key_id,
+            answer=answer.decode() if answer and self.call.idempotency_key else None,
+            usage={
+                "model": self.offer.model,
+                "provider": self.offer.provider,
+                "prompt_tokens": self.usage.prompt,
+                "completion_tokens": self.usage.completion,
+                "cached_tokens": self.usage.cached,
+                "reasoning_tokens": self.usage.reasoning,
+                "cost_nano": self.cost_nano,
+                "upstream_cost_nano": self.usage.upstream_cost_nano,
+                "is_estimated": self.usage.is_estimated,
+                "is_streamed": bool(self.call.request.stream),
+                "outcome": outcome,
+                "finish_reason": transcript.finish_reason,
+                "upstream_id": transcript.upstream_id,
+                "first_byte_ms": self._first_byte and round(1000 * (self._first_byte - self._started)),
+                "duration_ms": round(1000 * (time.monotonic() - self._started)),
+            },
+        )

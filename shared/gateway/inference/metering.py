@@ -1,0 +1,128 @@
+"""What a completion can cost before it is served, what it used after, and what that costs.
+
+Before: a byte of the request's text is at least as much as a token of it (tokenizers of every model sold here work on bytes
+and never make two tokens of one), so the body's length bounds the prompt, except for images and other media, which are
+counted by themselves.
+After: the provider's own usage, unless it is missing or not believable; then an estimate from the bytes that were seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway import money
+from gateway.credits import Offer
+from gateway.inference.requests import MAX_TOKENS, CompletionRequest
+
+MEDIA_TOKENS = 4096
+"""An image, a file or a sound counts as this many tokens in the bound; a settlement books what it really was."""
+TOOLS_TOKENS = 512
+"""Providers put words of their own around tool definitions."""
+BYTES_PER_TOKEN = 4
+EXPECTED_COMPLETION_TOKENS = 512
+"""Taken from the tokens-per-minute limit for a request without a ceiling of its own; corrected when it is settled."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one completion. `cached` and `cache_written` are parts of `prompt`, `reasoning` is part of `completion`."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+    cache_written: int = 0
+    reasoning: int = 0
+    upstream_cost_nano: int | None = None
+    is_estimated: bool = False
+
+    def details(self) -> dict[str, Any]:
+        """The detail members of OpenAI's `usage` object."""
+        return {
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
+        }
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """Of a request, in tokens: the most its prompt can have, what it likely has, and likely with the completion."""
+
+    prompt_tokens: int
+    likely_prompt_tokens: int
+    expected_tokens: int
+
+
+def bounds(request: CompletionRequest, size: int) -> Bounds:
+    """Bounds of a request whose body has `size` bytes."""
+    media = [len(msgspec.json.encode(part)) for part in _media(request)]
+    text = max(1, size - sum(media))
+    extra = len(media) * MEDIA_TOKENS + (TOOLS_TOKENS if request.tools else 0)
+    completion = min(request.asked_tokens or EXPECTED_COMPLETION_TOKENS, EXPECTED_COMPLETION_TOKENS) * (request.n or 1)
+    likely = -(-text // BYTES_PER_TOKEN) + extra
+    return Bounds(text + extra, likely, likely + completion)
+
+
+def _media(request: CompletionRequest) -> list[dict[str, Any]]:
+    return [
+        part
+        for message in request.messages
+        if isinstance(message.content, list)
+        for part in message.content
+        if part.get("type") not in ("text", "refusal")
+    ]
+
+
+def cost_nano(usage: Usage, offer: Offer) -> int:
+    """What a usage costs at an offer's prices, in nano-dollars, rounded up once."""
+    fresh = usage.prompt - usage.cached - usage.cache_written
+    return money.cost(
+        (fresh, offer.prompt_price),
+        (usage.cached, offer.cache_read_price),
+        (usage.cache_written, offer.cache_write_price),
+        (usage.completion, offer.completion_price),
+        (1, offer.request_price),
+    )
+
+
+def usage_of(reported: Any) -> Usage | None:
+    """A provider's `usage` object, or None when it is missing or not believable (negative, absurd, not numbers)."""
+    if not isinstance(reported, dict):
+        return None
+    prompt, completion = _count(reported.get("prompt_tokens")), _count(reported.get("completion_tokens"))
+    if prompt is None or completion is None:
+        return None
+    details = reported.get("prompt_tokens_details") or {}
+    written = reported.get("completion_tokens_details") or {}
+    cached = min(_count(_member(details, "cached_tokens")) or 0, prompt)
+    return Usage(
+        prompt,
+        completion,
+        cached=cached,
+        cache_written=min(_count(_member(details, "cache_write_tokens")) or 0, prompt - cached),
+        reasoning=min(_count(_member(written, "reasoning_tokens")) or 0, completion),
+        upstream_cost_nano=_dollars(reported.get("cost")),
+    )
+
+
+def _member(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens; no model's context has more than MAX_TOKENS of them."""
+    if type(value) is not int or not 0 <= value <= MAX_TOKENS:
+        return None
+    return value
+
+
+def _dollars(value: Any) -> int | None:
+    """A cost that a provider reports as a JSON number, in nano-dollars; for the operator's books, never charged."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1_000_000:
+        return None
+    return money.parse(f"{value:.9f}")
+
+
+def estimate(bounds: Bounds, seen_bytes: int, seen_chunks: int) -> Usage:
+    """What was used when nobody says: the text sent, and of the answer what was seen, at four bytes or a chunk a token."""
+    completion = max(-(-seen_bytes // BYTES_PER_TOKEN), seen_chunks)
+    return Usage(bounds.likely_prompt_tokens, completion, is_estimated=True)

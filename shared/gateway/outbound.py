@@ -1,0 +1,103 @@
+"""The one HTTP client: providers are reached through it and nothing else is.
+
+It follows no redirect, believes no proxy variable, keeps no cookie, accepts no compressed answer (a few bytes could become
+gigabytes) and goes only where a registered provider's address says: nothing a caller sends chooses a host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+import aiohttp
+from yarl import URL
+
+from gateway.errors import ProviderError
+
+CONNECT_S = 10.0
+NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+
+
+class Reply(Protocol):
+    """A provider's answer as it arrives. `status` and `headers` (names in any case) are known, the body is read."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    async def read(self, wait: float) -> bytes | None:
+        """The next bytes; b"" at the end, None when none came within `wait` seconds. Raises ProviderError when cut."""
+        ...
+
+    def close(self) -> None:
+        """Stop the exchange, wherever it is; the provider sees its client leave."""
+        ...
+
+
+class _HttpReply:
+    """A Reply over aiohttp."""
+
+    __slots__ = ("_content", "_response", "headers", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response, self._content = response, response.content
+        self.status: int = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    async def read(self, wait: float) -> bytes | None:
+        try:
+            async with asyncio.timeout(wait):
+                return await self._content.readany()
+        except TimeoutError:
+            return None
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise ProviderError("The provider broke off its answer.") from error
+
+    def close(self) -> None:
+        # a connection whose answer was read to its end goes back to the pool, any other is closed
+        if self._content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+_sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = WeakKeyDictionary()
+
+
+def _session() -> aiohttp.ClientSession:
+    """The loop's session: connections stay open for the life of the environment, and never cross loops."""
+    loop = asyncio.get_running_loop()
+    if (session := _sessions.get(loop)) is None:
+        session = _sessions[loop] = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            timeout=NO_TIMEOUT,
+        )
+    return session
+
+
+async def post(url: URL, headers: Mapping[str, str], body: bytes) -> Reply:
+    """POST to a provider and return its answer once its headers are here. Raises ProviderError when it cannot be reached."""
+    for last in (False, True):
+        try:
+            response = await _session().post(url, data=body, headers=headers, allow_redirects=False)
+            break
+        except (aiohttp.ServerDisconnectedError, ConnectionResetError) as error:
+            # a kept connection may have died while the environment was frozen: once more, on a fresh one
+            if last:
+                raise ProviderError("The provider closed the connection.") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ProviderError("The provider could not be reached.") from error
+    reply = _HttpReply(response)
+    if response.headers.get("content-encoding", "identity") != "identity":
+        reply.close()
+        raise ProviderError("The provider answered in an encoding that was not asked for.")
+    return reply
+
+
+async def close() -> None:
+    """Close this loop's connections."""
+    if session := _sessions.pop(asyncio.get_running_loop(), None):
+        await session.close()

@@ -1,0 +1,28 @@
+"""Who answers: the providers that this deployment has a key for, and the sandbox, which is always here.
+
+To add one: a module with `provider(settings)`, a line in ADAPTERS, and recorded replies for the conformance suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+
+from gateway.providers import chutes, featherless, openrouter, portkey
+from gateway.providers.base import Provider
+from gateway.providers.sandbox import Sandbox
+from gateway.settings import Settings, settings
+
+ADAPTERS: Mapping[str, Callable[[Settings], Provider]] = {
+    "openrouter": openrouter.provider,
+    "portkey": portkey.provider,
+    "featherless": featherless.provider,
+    "chutes": chutes.provider,
+}
+
+
+@cache
+def available() -> Mapping[str, Provider]:
+    """By name, the providers that can be asked."""
+    configured = {name: ADAPTERS[name](settings) for name in settings.providers}
+    return {**configured, Sandbox.name: Sandbox()}

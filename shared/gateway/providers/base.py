@@ -1,0 +1,205 @@
+"""One exchange with one provider: the request in its form, the answer whole or chunk by chunk, its failures as ours.
+
+What a failure means for the caller:
+
+    429                              ProviderRateLimited    the next provider is asked
+    408, 5xx, cut, garbage, silence  ProviderError/Timeout  the next provider is asked
+    401, 402, 403, 404               ProviderError          ours to mend, not the caller's: the next provider is asked
+    400, 409, 413, 422               InvalidRequest         the caller's to mend: nobody else is asked
+
+A provider's own words never reach the caller: they can hold our keys, other people's data, or nothing true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import msgspec
+from yarl import URL
+
+from gateway import outbound, sse
+from gateway.errors import (
+    ContextLengthExceeded,
+    GatewayError,
+    InvalidRequest,
+    ProviderError,
+    ProviderRateLimited,
+    ProviderTimeout,
+)
+from gateway.outbound import Reply
+
+KEEP_ALIVE_S = 15.0
+"""After this long without a byte a stream yields None, so that its reader can keep the client's connection alive."""
+IDLE_S = 120.0
+"""After this long without a byte a stream is given up."""
+TOTAL_S = 600.0
+"""After this long an exchange is given up, whatever it sends (OpenAI's SDKs wait 600 s)."""
+MAX_BODY_BYTES = 32 << 20
+MAX_ERROR_BYTES = 64 << 10
+MAX_RETRY_AFTER_S = 120
+
+FAILOVER = (ProviderError, ProviderRateLimited)
+"""What makes another provider worth asking."""
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """One entry of a provider's catalogue. Prices are nano-dollars per million tokens; None is not known."""
+
+    upstream_id: str
+    name: str
+    context_length: int | None
+    max_output_tokens: int | None
+    prompt_price: int | None
+    completion_price: int | None
+
+
+class Provider:
+    """A provider reached over HTTP in OpenAI's form. Adapters set what differs: address, headers, body, catalogue."""
+
+    name: str
+
+    def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
+        self.url = URL(f"{base_url.rstrip('/')}/chat/completions")
+        self.headers = {"content-type": "application/json", "accept-encoding": "identity", **headers}
+
+    def adapt(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The request's body in this provider's form."""
+        return body
+
+    def listings(self, catalogue: Any) -> list[Listing]:
+        """The entries of this provider's decoded `GET /models` answer."""
+        raise NotImplementedError
+
+    async def send(self, body: dict[str, Any]) -> Reply:
+        """Start an exchange; returns when the answer's headers are here. Raises ProviderError."""
+        return await outbound.post(self.url, self.headers, msgspec.json.encode(self.adapt(body)))
+
+    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A whole chat completion. Raises FAILOVER errors and InvalidRequest."""
+        try:
+            async with asyncio.timeout(TOTAL_S):
+                reply = await self.send(body)
+                try:
+                    data = await _whole(reply)
+                    if reply.status != 200:
+                        raise failure(reply.status, reply.headers, data)
+                finally:
+                    reply.close()
+        except TimeoutError:
+            raise ProviderTimeout from None
+        completion = decode(data)
+        if not completion.get("choices"):
+            raise ProviderError("The provider sent an answer without choices.")
+        return completion
+
+    async def stream(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any] | None]:
+        """The chunks of a streamed completion, and None for each KEEP_ALIVE_S of silence.
+
+        An answer is whole when `[DONE]` or a finish_reason came. Raises FAILOVER errors (also for one that is not whole)
+        and InvalidRequest.
+        """
+        deadline = time.monotonic() + TOTAL_S
+        try:
+            async with asyncio.timeout(IDLE_S):
+                reply = await self.send(body)
+        except TimeoutError:
+            raise ProviderTimeout from None
+        try:
+            if reply.status != 200:
+                async with asyncio.timeout(IDLE_S):
+                    raise failure(reply.status, reply.headers, await _whole(reply, MAX_ERROR_BYTES))
+            finished = False
+            async with aclosing(_events(reply, deadline)) as events:
+                async for payload in events:
+                    chunk = None if payload is None else decode(payload)
+                    finished = finished or (chunk is not None and _is_last(chunk))
+                    yield chunk
+        except EOFError as error:
+            if not finished:
+                raise ProviderError("The provider broke off its answer.") from error
+        except TimeoutError:
+            raise ProviderTimeout from None
+        finally:
+            reply.close()
+
+
+async def _events(reply: Reply, deadline: float) -> AsyncIterator[bytes | None]:
+    """The payloads of a reply's events up to `[DONE]`; None for each KEEP_ALIVE_S of silence. Raises EOFError without it."""
+    parser = sse.Events()
+    heard = now = time.monotonic()
+    while now < deadline and now - heard < IDLE_S:
+        data = await reply.read(min(KEEP_ALIVE_S, IDLE_S, deadline - now))
+        now = time.monotonic()
+        if data is None:
+            yield None
+            continue
+        heard = now
+        for payload in parser.feed(data) if data else parser.end():
+            if payload == sse.DONE:
+                return
+            yield payload
+        if not data:
+            raise EOFError
+    raise ProviderTimeout
+
+
+def _is_last(chunk: dict[str, Any]) -> bool:
+    choices = chunk.get("choices")
+    return bool(choices and isinstance(choices[0], dict) and choices[0].get("finish_reason"))
+
+
+async def _whole(reply: Reply, limit: int = MAX_BODY_BYTES) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while data := await reply.read(TOTAL_S):
+        size += len(data)
+        if size > limit:
+            raise ProviderError("The provider's answer is too large.")
+        parts.append(data)
+    return b"".join(parts)
+
+
+def decode(payload: bytes) -> dict[str, Any]:
+    """A completion or chunk. Raises ProviderError when it is not JSON, not an object, or an error in disguise."""
+    try:
+        value = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ProviderError("The provider sent something that is not JSON.") from error
+    if not isinstance(value, dict):
+        raise ProviderError("The provider sent something that is not a completion.")
+    if error := value.get("error"):
+        code = error.get("code") if isinstance(error, dict) else None
+        raise failure(code if isinstance(code, int) and 400 <= code < 600 else 502, {}, payload)
+    return value
+
+
+def failure(status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:
+    """What a provider's refusal means to the caller. `body` is only looked at, never shown."""
+    if status == 429:
+        return ProviderRateLimited(retry_after_ms=retry_after_ms(headers), scope="upstream")
+    if status in (400, 409, 413, 422):
+        if b"context_length" in body or b"maximum context" in body:
+            return ContextLengthExceeded(provider_code="context_length_exceeded")
+        return InvalidRequest("The provider refused this request as not valid.", provider_code=str(status))
+    if status == 408 or status == 504:
+        return ProviderTimeout()
+    return ProviderError(retry_after_ms=1000 if status == 503 else None)
+
+
+def retry_after_ms(headers: Mapping[str, str]) -> int:
+    """`Retry-After` in milliseconds (RFC 9110 10.2.3: seconds or a date), between 1 and 120 s; 5 s when there is none."""
+    value = headers.get("retry-after", "")
+    if value.isascii() and value.isdigit():
+        seconds = float(value[:9])
+    else:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            seconds = 5.0
+    return int(1000 * min(max(seconds, 1.0), MAX_RETRY_AFTER_S))

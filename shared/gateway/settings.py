@@ -1,0 +1,131 @@
+"""The gateway's settings: the only reader of the environment. Read once, at import; incomplete settings fail here, by name.
+
+In AWS the secret ones come from Secrets Manager: CORE_SECRET_ARN and PROVIDERS_SECRET_ARN each name one JSON object whose
+members are the variables below. Elsewhere the same names are read from the environment itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from gateway import aws
+
+PROVIDERS = ("openrouter", "portkey", "featherless", "chutes")
+KEY_ENVIRONMENTS: Mapping[str, str] = {"production": "live", "staging": "staging", "dev": "dev"}
+
+
+class Secret:
+    """A string that no log, traceback or repr shows; `reveal` is the one way to it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
+class ProviderSettings(msgspec.Struct, frozen=True):
+    """What one provider needs: a key, and an address when it is not the provider's own (https, or loopback)."""
+
+    key: Secret
+    base_url: str | None = None
+
+
+class Settings(msgspec.Struct, frozen=True):
+    stage: Literal["dev", "staging", "production"]
+    peppers: dict[str, Secret]
+    """Version -> HMAC key, the one for new API keys first."""
+    database_url: Secret | None
+    supabase_url: str | None
+    supabase_service_key: Secret | None
+    providers: dict[str, ProviderSettings]
+    portkey_provider: str | None
+    portkey_virtual_key: Secret | None
+    settlement_queue_url: str | None
+    public_url: str
+    """Where users find this gateway; sent to OpenRouter as HTTP-Referer."""
+    aws: aws.Account
+
+    @property
+    def key_environment(self) -> str:
+        """The environment tag of the API keys that this stage serves (`test` keys work on every stage)."""
+        return KEY_ENVIRONMENTS[self.stage]
+
+
+class IncompleteSettings(RuntimeError):
+    """A setting is missing or malformed; the message names it and never shows its value."""
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Settings from an environment, with the secrets it points to.
+
+    Raises IncompleteSettings, and aws.AwsError when a secret cannot be read.
+    """
+    account = aws.account(environ)
+    names = dict(environ)
+    for variable in ("CORE_SECRET_ARN", "PROVIDERS_SECRET_ARN"):
+        if arn := environ.get(variable):
+            names |= aws.secret(account, arn)
+    stage = names.get("STAGE", "")
+    if stage not in KEY_ENVIRONMENTS:
+        raise IncompleteSettings(f"STAGE must be one of {', '.join(KEY_ENVIRONMENTS)}")
+    if bool(names.get("DATABASE_URL")) == bool(names.get("SUPABASE_URL")):
+        raise IncompleteSettings("exactly one of DATABASE_URL and SUPABASE_URL must be set")
+    if names.get("SUPABASE_URL") and not names.get("SUPABASE_SERVICE_KEY"):
+        raise IncompleteSettings("SUPABASE_URL needs SUPABASE_SERVICE_KEY")
+    return Settings(
+        stage=stage,
+        peppers=_peppers(names.get("KEY_PEPPERS", "")),
+        database_url=_secret(names, "DATABASE_URL"),
+        supabase_url=names.get("SUPABASE_URL") or None,
+        supabase_service_key=_secret(names, "SUPABASE_SERVICE_KEY"),
+        providers=_providers(names),
+        portkey_provider=names.get("PORTKEY_PROVIDER") or None,
+        portkey_virtual_key=_secret(names, "PORTKEY_VIRTUAL_KEY"),
+        settlement_queue_url=names.get("SETTLEMENT_QUEUE_URL") or None,
+        public_url=names.get("PUBLIC_URL") or "http://localhost",
+        aws=account,
+    )
+
+
+def _secret(names: Mapping[str, str], name: str) -> Secret | None:
+    value = names.get(name)
+    return Secret(value) if value else None
+
+
+def _peppers(ring: str) -> dict[str, Secret]:
+    """`v2:secret,v1:secret` as a ring; a pepper under 16 characters is refused as a mistake."""
+    peppers: dict[str, Secret] = {}
+    for entry in filter(None, ring.split(",")):
+        version, _, pepper = entry.partition(":")
+        if not version.isalnum() or len(pepper) < 16 or version in peppers:
+            raise IncompleteSettings("KEY_PEPPERS must be version:secret pairs, each secret at least 16 characters")
+        peppers[version] = Secret(pepper)
+    if not peppers:
+        raise IncompleteSettings("KEY_PEPPERS is not set")
+    return peppers
+
+
+def _providers(names: Mapping[str, str]) -> dict[str, ProviderSettings]:
+    """The providers that this deployment has a key for."""
+    found: dict[str, ProviderSettings] = {}
+    for provider in PROVIDERS:
+        key = _secret(names, f"{provider.upper()}_API_KEY")
+        base_url = names.get(f"{provider.upper()}_BASE_URL") or None
+        if base_url and not base_url.startswith(("https://", "http://127.0.0.1:", "http://localhost:")):
+            raise IncompleteSettings(f"{provider.upper()}_BASE_URL must be an https address")
+        if key:
+            found[provider] = ProviderSettings(key, base_url)
+    return found
+
+
+settings = load(os.environ)

@@ -1,0 +1,17 @@
+-- Replaces every function at once: what is in this folder is what runs, and nothing stale survives.
+-- Locks are taken in one order everywhere: rate_limit_buckets, users, credit_holds, idempotency_keys, key_usage.
+begin;
+set local role gateway_owner;
+drop schema api cascade;
+create schema api;
+grant usage on schema api to service_role, gateway_chat, gateway_catalog, gateway_account, gateway_health, gateway_jobs,
+  gateway_admin;
+\ir rate_limits.sql
+\ir keys.sql
+\ir catalog.sql
+\ir idempotency.sql
+\ir credits.sql
+\ir users.sql
+\ir health.sql
+notify pgrst, 'reload schema';
+commit;

@@ -1,0 +1,110 @@
+-- Requests and tokens per minute by GCRA (a leaky bucket as a meter), per user and per key.
+
+-- Takes one request and `tokens` tokens from a bucket and says what is left; raises 429 and takes nothing when it is full.
+-- A full bucket admits its whole limit at once and refills evenly: any t seconds admit at most limit * (1 + t / 60).
+create function api.take(scope text, id bigint, requests_per_minute integer, tokens_per_minute bigint, tokens bigint)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  minute constant interval := '1 minute';
+  at constant timestamptz := clock_timestamp();
+  request_step constant interval := make_interval(secs => coalesce(60.0 / take.requests_per_minute, 0));
+  -- more tokens than the limit are admitted when the bucket is empty, or they never would be
+  token_step constant interval := make_interval(
+    secs => coalesce(60.0 * least(take.tokens, take.tokens_per_minute) / take.tokens_per_minute, 0));
+  requests_used interval;
+  tokens_used interval;
+begin
+  insert into gateway.rate_limit_buckets as b (scope, id, requests_tat, tokens_tat)
+  values (take.scope, take.id, at + request_step, at + token_step)
+  on conflict (scope, id) do update
+    set requests_tat = greatest(b.requests_tat, at) + request_step, tokens_tat = greatest(b.tokens_tat, at) + token_step
+    where (take.requests_per_minute is null or greatest(b.requests_tat, at) + request_step <= at + minute)
+      and (take.tokens_per_minute is null or greatest(b.tokens_tat, at) + token_step <= at + minute)
+  returning b.requests_tat - at, b.tokens_tat - at into requests_used, tokens_used;
+  if not found then
+    perform api.refuse_rate(take.scope, take.id, take.requests_per_minute, take.tokens_per_minute, request_step, token_step, at);
+  end if;
+  return jsonb_build_object(
+    'requests', api.level(take.requests_per_minute, requests_used), 'tokens', api.level(take.tokens_per_minute, tokens_used));
+end $$;
+
+-- Raises the 429 of a full bucket, with the true time after which the same request would pass.
+create function api.refuse_rate(scope text, id bigint, requests_per_minute integer, tokens_per_minute bigint,
+                                request_step interval, token_step interval, at timestamptz)
+returns void language plpgsql security definer set search_path = '' as $$
+declare wait interval; kind text;
+begin
+  select greatest(requests, tokens), case when requests >= tokens then 'requests' else 'tokens' end into wait, kind
+    from (select case when refuse_rate.requests_per_minute is null then interval '0'
+                      else b.requests_tat + request_step - at - interval '1 minute' end as requests,
+                 case when refuse_rate.tokens_per_minute is null then interval '0'
+                      else greatest(b.tokens_tat, at) + token_step - at - interval '1 minute' end as tokens
+            from gateway.rate_limit_buckets b where b.scope = refuse_rate.scope and b.id = refuse_rate.id) waits;
+  raise exception using errcode = 'PT429', message = 'rate_limit_exceeded', detail = jsonb_build_object(
+    'scope', refuse_rate.scope, 'limit', kind,
+    'retry_after_ms', ceil(1000 * greatest(extract(epoch from wait), 0.001)))::text;
+end $$;
+
+-- What a limit per minute has left once `used` of its minute is taken; null when there is no limit.
+create function api.level(per_minute bigint, used interval)
+returns jsonb language sql immutable security definer set search_path = '' as $$
+  select case when per_minute is not null then jsonb_build_object(
+    'limit', per_minute,
+    'remaining', greatest(0, floor(round(per_minute * (1 - extract(epoch from used) / 60), 3))),
+    'reset_ms', ceil(1000 * extract(epoch from used))) end
+$$;
+
+-- The limits of a user, and of a key where it has further ones: a row each, the user's first.
+create function api.limits_of(user_id bigint, key_id bigint)
+returns table (scope text, id bigint, requests_per_minute integer, tokens_per_minute bigint, concurrency integer)
+language sql stable rows 2 security definer set search_path = '' as $$
+  select 'user', limits_of.user_id, coalesce(own.requests_per_minute, p.requests_per_minute),
+         coalesce(own.tokens_per_minute, p.tokens_per_minute), coalesce(own.concurrency, p.concurrency)
+    from gateway.plans p
+    left join gateway.rate_limit_configs own on own.user_id = limits_of.user_id and own.key_id is null
+   where p.id = coalesce((select a.plan_id from gateway.user_plans a
+                           where a.user_id = limits_of.user_id and a.status = 'active'
+                             and (a.ends_at is null or a.ends_at > clock_timestamp())),
+                         (select d.id from gateway.plans d where d.is_default))
+  union all
+  select 'key', limits_of.key_id, c.requests_per_minute, c.tokens_per_minute, c.concurrency
+    from gateway.rate_limit_configs c where c.user_id = limits_of.user_id and c.key_id = limits_of.key_id
+$$;
+
+-- Corrects the tokens taken at admission by what was really used (positive: more, negative: less).
+create function api.correct_tokens(user_id bigint, key_id bigint, tokens bigint)
+returns void language sql security definer set search_path = '' as $$
+  update gateway.rate_limit_buckets b
+     set tokens_tat = b.tokens_tat + make_interval(secs => 60.0 * correct_tokens.tokens / l.tokens_per_minute)
+    from api.limits_of(correct_tokens.user_id, correct_tokens.key_id) l
+   where b.scope = l.scope and b.id = l.id and l.tokens_per_minute is not null and correct_tokens.tokens <> 0
+$$;
+
+-- Takes from the user's bucket and then from the key's, after checking how many requests run at once (leases are holds
+-- that have not expired); returns the levels of the tighter one. Nothing is served when limits cannot be evaluated.
+create function api.admit(user_id bigint, key_id bigint, tokens bigint)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare l record; running bigint; level jsonb; tightest jsonb;
+begin
+  for l in select * from api.limits_of(admit.user_id, admit.key_id) loop
+    level := api.take(l.scope, l.id, l.requests_per_minute, l.tokens_per_minute, admit.tokens);
+    if tightest is null
+       or (level #>> '{requests,remaining}')::numeric < coalesce((tightest #>> '{requests,remaining}')::numeric, 'infinity') then
+      tightest := level;
+    end if;
+    if l.concurrency is not null then
+      select count(*) into running from gateway.credit_holds h
+       where h.user_id = admit.user_id and h.state = 'held' and h.expires_at > clock_timestamp()
+         and (l.scope = 'user' or h.key_id = admit.key_id);
+      if running >= l.concurrency then
+        raise exception using errcode = 'PT429', message = 'concurrency_limit_exceeded',
+          detail = jsonb_build_object('scope', l.scope, 'retry_after_ms', 1000)::text;
+      end if;
+    end if;
+  end loop;
+  if tightest is null then
+    raise exception 'no plan gives this user limits' using errcode = 'P0001';
+  end if;
+  return tightest;
+end $$;
