@@ -15,7 +15,7 @@ help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 run: $(RUN) ## the whole gateway on this machine; PORT=8080 and TRANSPORT=supabase choose
-	@$(BIN)/python -m local
+	@PYTHONPATH=shared $(BIN)/python -m local
 
 check: $(DEV) ## everything that can be said without running it: format, types, imports, template
 	$(BIN)/ruff format --check .
@@ -29,10 +29,10 @@ test: $(DEV) ## all tests, on a real Postgres and real Lambda processes
 	$(BIN)/pytest -q
 
 bench: $(DEV) ## processor time, latency and memory, beside the floor
-	$(BIN)/python -m bench
+	@PYTHONPATH=shared $(BIN)/python -m bench
 
 build: $(DEV) ## what is deployed, in .aws-sam/build; needs no Docker and no credentials
-	PATH="$(CURDIR)/$(BIN):$$PATH" sam build
+	$(BIN)/sam build
 
 deploy: build ## build, then ask and deploy to your AWS account; STAGE=dev, staging or production
 	$(BIN)/sam deploy --guided --config-env $(STAGE)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bench.processes import Service
 
-READY_SECONDS = 60.0
+READY_SECONDS = 30.0
 CHUNKS = 200
 OPEN_STREAMS = 64
 
@@ -94,8 +94,7 @@ async def one_round(targets: Sequence[Target], database: int, *, reverse: bool) 
     """Every load on every target in turn, so that what disturbs the machine disturbs them all."""
     order = targets[::-1] if reverse else targets
     return {
-        name: {target.name: await measure(target, work, database) for target in order}
-        for name, work in LOADS.items()
+        name: {target.name: await measure(target, work, database) for target in order} for name, work in LOADS.items()
     }
 
 
@@ -120,5 +119,6 @@ async def ready(target: Target) -> None:
         if target.process:
             target.process.check()
         if time.monotonic() > deadline:
-            raise NotStarted(f"{target.name} does not answer: {', '.join(outcome.errors)}")
-        await asyncio.sleep(0.005)
+            said = target.process.last_words() if target.process else ""
+            raise NotStarted(f"{target.name} does not answer: {', '.join(outcome.errors)}. {said}")
+        await asyncio.sleep(0.01)

@@ -111,8 +111,11 @@ class Service:
     def check(self) -> None:
         """Raise NotStarted, with the end of its output, when the process has ended."""
         if self.process.poll() is not None:
-            tail = self.log.read_text(errors="replace")[-1500:].strip()
-            raise NotStarted(f"{self.name} ended with {self.process.returncode}: {tail}")
+            raise NotStarted(f"{self.name} ended with status {self.process.returncode}. {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of its output."""
+        return self.log.read_text(errors="replace")[-1500:].strip()
 
     def stop(self) -> None:
         """End the process and all of its session, kindly at first, within ten seconds."""

@@ -145,9 +145,7 @@ class Run:
         memory = Line(f"Lambda runtime: memory with {OPEN_STREAMS} streams, MB", limit=Limit(80), digits=1)
         for app in self.apps:
             try:
-                start.values[app.name], memory.values[app.name] = await on_lambda(
-                    app.asgi, app.key, app.settings
-                )
+                start.values[app.name], memory.values[app.name] = await on_lambda(app.asgi, app.key, app.settings)
             except NotStarted as error:
                 self.notes.append(str(error))
         return [start, memory]

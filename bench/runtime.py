@@ -1,7 +1,7 @@
 """An app on the Lambda runtime: its cold start, and one process that serves 64 streams at once.
 
-The process is one of the local Lambda's, and sees what Lambda Managed Instances show it: as many invocations at once
-as AWS_LAMBDA_MAX_CONCURRENCY says.
+The process is one of the local Lambda's, and sees what Lambda Managed Instances show it: as many invocations at
+once as AWS_LAMBDA_MAX_CONCURRENCY says.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def event(key: str) -> bytes:
 
 
 class Streams:
-    """Invocations of one environment, and how many of them are between their first and last chunk."""
+    """Streams through one environment, and how many of them are between their first and last chunk."""
 
-    def __init__(self, environment: Environment, key: str) -> None:
-        self.environment, self.event = environment, event(key)
+    def __init__(self, environment: Environment, changed: asyncio.Event, key: str) -> None:
+        self.environment, self.changed, self.event = environment, changed, event(key)
         self.open = 0
 
     async def one(self) -> None:
@@ -62,7 +62,8 @@ class Streams:
         memory = 0.0
         async with asyncio.timeout(SECONDS):
             while self.environment.idle < OPEN_STREAMS:
-                await asyncio.sleep(0.01)
+                self.changed.clear()
+                await self.changed.wait()
             streams = asyncio.gather(*(self.one() for _ in range(OPEN_STREAMS)))
             while not streams.done():
                 if self.open == OPEN_STREAMS:
@@ -73,8 +74,8 @@ class Streams:
 
 
 async def on_lambda(asgi: str, key: str, settings: Mapping[str, str]) -> tuple[float, float]:
-    """Milliseconds from the start of the process to its first request for an invocation (median of 3), and its memory
-    in MB under the streams. Raises NotStarted.
+    """Milliseconds from the start of a process to its first request for an invocation, median of 3, and its
+    memory in MB under the streams. Raises NotStarted.
     """
     function = Function(
         name="bench",
@@ -85,15 +86,16 @@ async def on_lambda(asgi: str, key: str, settings: Mapping[str, str]) -> tuple[f
         environment={"AWS_LAMBDA_EXEC_WRAPPER": "/opt/serve"},
     )
     variables = {**settings, "AWS_LAMBDA_MAX_CONCURRENCY": str(OPEN_STREAMS)}
-    starts, memory, log = [], 0.0, []
+    starts, memory, log = [], 0.0, list[str]()
     for attempt in range(1, STARTS + 1):
-        environment = Environment(function, variables, changed=lambda: None, log=log.append)
+        changed = asyncio.Event()
+        environment = Environment(function, variables, changed.set, log.append)
         began = time.perf_counter()
         try:
             await environment.start()
             starts.append((time.perf_counter() - began) * 1e3)
             if attempt == STARTS:
-                memory = await Streams(environment, key).memory()
+                memory = await Streams(environment, changed, key).memory()
         except (FunctionError, TimeoutError) as error:
             raise NotStarted(f"{asgi} on the Lambda runtime: {error!r} {log[-1:]}") from error
         finally:

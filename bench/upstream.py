@@ -35,9 +35,7 @@ PROMPT_TOKENS = 11
 MOST_CHUNKS = 10_000
 
 MODELS = b'{"object":"list","data":[{"id":"bench/model","object":"model","created":1,"owned_by":"bench"}]}'
-ANSWER_HEAD = (
-    b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nx-request-id: req_bench\r\nContent-Length: %d\r\n\r\n"
-)
+ANSWER_HEAD = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nx-request-id: req_bench\r\nContent-Length: %d\r\n\r\n"
 EVENTS_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
     b"x-request-id: req_bench\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -1,8 +1,8 @@
-"""The AWS that a SAM template describes, on this machine: Lambda functions in processes of their own, behind a REST API.
+"""The AWS that a SAM template describes, on this machine: functions in processes of their own, and a REST API.
 
-Each function runs from the source tree on its real runtime, which speaks to a real Runtime API: the stock one of
-awslambdaric, or ours where the template sets AWS_LAMBDA_EXEC_WRAPPER. One port answers for all of AWS: the routes of
-the template, SendMessage of SQS, and `POST /2015-03-31/functions/{name}/invocations` of Lambda.
+Each function runs from the source tree on its real runtime, which asks a real Runtime API for its work: the stock
+runtime, awslambdaric, or ours where the template sets AWS_LAMBDA_EXEC_WRAPPER. One port answers for all of AWS:
+the template's routes, SendMessage of SQS, and `POST /2015-03-31/functions/{name}/invocations` of Lambda.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watchfiles import awatch
@@ -24,8 +26,7 @@ from local.template import load
 from local.wire import Connection, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from local.invocation import Invocation
     from local.template import Template
@@ -41,8 +42,8 @@ def to_stderr(function: str, line: str) -> None:
 class LocalLambda:
     """The functions, routes, schedules and queues of a template.
 
-    `environment` are variables of every function, above the template's own; an empty one takes a variable away.
-    `data` is the folder that messages of queues are kept in. `log` is called with a function's name and a line.
+    `environment` has variables of every function, above the template's own; an empty one takes it away. `data` is
+    the folder that the queues' messages are kept in. `log` is called with a function's name and a line.
     """
 
     def __init__(
@@ -52,24 +53,83 @@ class LocalLambda:
         data: Path,
         log: Callable[[str, str], None] = to_stderr,
     ) -> None:
+        self.address = ""
         self.pools: dict[str, Pool] = {}
         self._path, self._environment, self._data, self._log = template, environment, data, log
         self._server = Server(self._handle)
         self._work: set[asyncio.Task[None]] = set()
-        self._unwatch = asyncio.Event()
 
     async def start(self, port: int = 0) -> str:
         """Listen on loopback, on any free port if it is 0, and give the address: http://host:port.
 
         Raises OSError if the port is taken and UnsupportedSchedule for a schedule that cannot be run here.
         """
-        address = f"http://{await self._server.start(port)}"
-        template = load(self._path, address)
+        self.address = f"http://{await self._server.start(port)}"
+        try:
+            self._build(load(self._path, self.address))
+        except BaseException:
+            await self._server.stop()
+            raise
+        return self.address
+
+    async def invoke(self, name: str, event: Any) -> Any:
+        """Invoke a function and give its result. Raises FunctionError, and KeyError if there is none so named."""
+        payload = await self._invoke(name, json.dumps(event).encode()).payload()
+        return json.loads(payload) if payload else None
+
+    async def stop(self) -> None:
+        """Close the port, break off what is running and end every process."""
+        for task in self._work:
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+        await self._server.stop()
+        await asyncio.gather(*(pool.stop() for pool in self.pools.values()))
+
+    def _build(self, template: Template) -> None:
+        periods = {schedule: period_s(schedule.expression) for schedule in template.schedules}
         for function in template.functions:
-            variables = {**function.environment, "AWS_ENDPOINT_URL_SQS": address, **self._environment}
+            variables = {**function.environment, "AWS_ENDPOINT_URL_SQS": self.address, **self._environment}
             present = {name: value for name, value in variables.items() if value}
-            self.pools[function.name] = Pool(function, present, self._log_of(function.name))
+            self.pools[function.name] = Pool(function, present, partial(self._log, function.name))
         self._api = RestApi(template, self._invoke, self._log)
         self._sqs = Sqs(template.queues, self._data, self.invoke, self._log)
-        self._begin(template)
-        return address
+        for schedule, every_s in periods.items():
+            self._begin(repeat(schedule, every_s, self.invoke, self._log))
+        for subscription in template.subscriptions:
+            self._begin(self._sqs.deliver(subscription))
+        self._begin(self._reload({function.code for function in template.functions} | {SHARED}))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._work.add(task)
+
+    def _invoke(self, name: str, event: bytes) -> Invocation:
+        return self.pools[name].invoke(event)
+
+    async def _reload(self, folders: Iterable[Path]) -> None:
+        """Let the next invocations start from the changed source; those that are running finish first."""
+        async for changes in awatch(*folders):
+            files = sorted({Path(path).name for _, path in changes})
+            self._log("local", f"{', '.join(files)} changed: the next invocations start afresh")
+            for pool in self.pools.values():
+                pool.retire()
+
+    async def _handle(self, connection: Connection) -> None:
+        if connection.target.startswith(INVOKE):
+            await self._handle_invoke(connection)
+        elif (connection.header("x-amz-target") or "").startswith(TARGET):
+            await self._sqs.handle(connection)
+        else:
+            await self._api.handle(connection)
+
+    async def _handle_invoke(self, connection: Connection) -> None:
+        event = await connection.body()
+        name = connection.target.removeprefix(INVOKE).partition("/")[0]
+        if name not in self.pools:
+            body = json.dumps({"Type": "User", "Message": f"Function not found: {name}"}).encode()
+            await connection.respond(404, body, [("x-amzn-errortype", "ResourceNotFoundException")])
+            return
+        try:
+            await connection.respond(200, await self._invoke(name, event or b"{}").payload())
+        except FunctionError as error:
+            await connection.respond(200, error.body(), [("x-amz-function-error", "Unhandled")])

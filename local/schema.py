@@ -1,6 +1,7 @@
 """Brings a database to the schema in supabase/: each migration once, then the functions of schema `api` anew.
 
-The migrations done are recorded where the Supabase CLI records them, so that either may be used on the same project.
+The migrations done are recorded where the Supabase CLI records them, so that either may be used on the same
+project.
 """
 
 from __future__ import annotations
@@ -31,16 +32,14 @@ create table if not exists supabase_migrations.schema_migrations (
 async def apply(url: str, folder: Path = SUPABASE) -> list[str]:
     """Applies what the database lacks of `folder`/migrations, then `folder`/api; returns the new versions.
 
-    Each migration is one transaction with its record, and so is the whole of `api`. Two at a time wait for each other.
-    Needs a session of its own: a direct or session-mode connection, not the transaction pooler.
+    Each migration is one transaction with its record, and so is the whole of `api`. Two at a time wait for
+    each other. Needs a session of its own: a direct or session-mode connection, not the transaction pooler.
     Raises asyncpg.PostgresError with the file's name noted.
     """
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("select pg_advisory_lock(hashtext('gateway schema'))")
-        applied = [
-            await _migrate(connection, file) for file in await _pending(connection, folder / "migrations")
-        ]
+        applied = [await _migrate(connection, file) for file in await _pending(connection, folder / "migrations")]
         if (entry := folder / "api" / "apply.sql").exists():
             await _run(connection, entry, included(entry))
     finally:
@@ -49,7 +48,8 @@ async def apply(url: str, folder: Path = SUPABASE) -> list[str]:
 
 
 async def admit_functions(url: str) -> None:
-    """Lets the functions log in as `gateway`, a member of service_role. For a server of our own; once per server."""
+    """Lets the functions log in as `gateway`, a member of service_role. For a server of our own; once per
+    server."""
     connection = await asyncpg.connect(url)
     try:
         if not await connection.fetchval("select true from pg_roles where rolname = $1", FUNCTIONS_LOGIN):
@@ -110,8 +110,4 @@ async def _run(connection: Connection, file: Path, text: str) -> None:
 def _place(error: asyncpg.PostgresError, text: str) -> str:
     """The line that Postgres points at, in words: its number means little once files were put together."""
     position = getattr(error, "position", None)
-    return (
-        f", at: {text[: int(position)].splitlines()[-1]}{text[int(position) :].splitlines()[0]}"
-        if position
-        else ""
-    )
+    return f", at: {text[: int(position)].splitlines()[-1]}{text[int(position) :].splitlines()[0]}" if position else ""

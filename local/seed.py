@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import asyncpg
 import msgspec
 
@@ -12,6 +11,7 @@ from gateway.roles import Scope
 from local.schema import SUPABASE
 
 START_CREDIT_NANO = 100 * NANO
+CUSTOMER = "developer"
 
 
 class Seeded(msgspec.Struct, frozen=True):
@@ -21,19 +21,43 @@ class Seeded(msgspec.Struct, frozen=True):
     admin_key: str
 
 
-async def seed(url: str, environment: str = "dev") -> Seeded:
-    """Fill a database (as its operator). Its users are made once; call it on an empty database."""
+async def models(url: str) -> None:
+    """Fill a database's catalogue; again changes nothing."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute((SUPABASE / "seed.sql").read_text())
-        customer = await add_user(connection, "developer", "user", credit_nano=START_CREDIT_NANO)
-        operator = await add_user(connection, "operator", "admin", credit_nano=START_CREDIT_NANO)
+    finally:
+        await connection.close()
+
+
+async def is_seeded(url: str) -> bool:
+    """Whether a database has the developer's user."""
+    connection = await asyncpg.connect(url)
+    try:
+        found = await connection.fetchval("select true from gateway.users where username = $1", CUSTOMER)
+        return bool(found)
+    finally:
+        await connection.close()
+
+
+async def seed(url: str, environment: str = "dev") -> Seeded:
+    """Fill a database, as its operator: the catalogue, and two users with a key each. Users there already are kept."""
+    await models(url)
+    connection = await asyncpg.connect(url)
+    try:
+        customer = await _user(connection, CUSTOMER, "user")
+        operator = await _user(connection, "operator", "admin")
         return Seeded(
             customer_key=(await add_key(connection, customer, environment)).plaintext,
             admin_key=(await add_key(connection, operator, environment)).plaintext,
         )
     finally:
         await connection.close()
+
+
+async def _user(connection: asyncpg.Connection, name: str, role: str) -> int:
+    known: int | None = await connection.fetchval("select id from gateway.users where username = $1", name)
+    return known or await add_user(connection, name, role, credit_nano=START_CREDIT_NANO)
 
 
 async def add_user(connection: asyncpg.Connection, name: str, role: str = "user", *, credit_nano: int = 0) -> int:
@@ -47,7 +71,10 @@ async def add_user(connection: asyncpg.Connection, name: str, role: str = "user"
 
 
 async def add_key(
-    connection: asyncpg.Connection, user_id: int, environment: str = "dev", scopes: tuple[Scope, ...] = tuple(Scope)
+    connection: asyncpg.Connection,
+    user_id: int,
+    environment: str = "dev",
+    scopes: tuple[Scope, ...] = tuple(Scope),
 ) -> MintedKey:
     """A key of a user's, with these scopes."""
     key = mint(environment)

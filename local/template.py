@@ -203,16 +203,16 @@ def _add_events(template: Template, function: str, events: Mapping[str, Any], st
         properties = event["Properties"]
         match event["Type"]:
             case "Api":
-                names = ("Method", "Path", "ResponseTransferMode", "TimeoutInMillis")
+                names = ["Method", "Path", "ResponseTransferMode", "TimeoutInMillis"]
                 template.routes.append(_route(function, _resolved(properties, names, stack)))
             case "ScheduleV2":
-                names = ("ScheduleExpression", "Input", "State")
+                names = ["ScheduleExpression", "Input", "State"]
                 schedule = _resolved(properties, names, stack)
                 if schedule.get("State", "ENABLED") == "ENABLED":
                     expression, payload = schedule["ScheduleExpression"], schedule.get("Input", "{}")
                     template.schedules.append(Schedule(f"{function}{name}", expression, function, payload))
             case "SQS":
-                names = ("Queue", "BatchSize", "FunctionResponseTypes")
+                names = ["Queue", "BatchSize", "FunctionResponseTypes"]
                 template.subscriptions.append(_subscription(function, _resolved(properties, names, stack)))
 
 

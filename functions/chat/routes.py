@@ -52,7 +52,9 @@ def _max_cost_nano(request: Request) -> int | None:
     try:
         return None if given is None else parse(given)
     except ValueError:
-        raise InvalidRequest("X-Max-Cost-Usd must be a non-negative number of dollars.", param="X-Max-Cost-Usd") from None
+        raise InvalidRequest(
+            "X-Max-Cost-Usd must be a non-negative number of dollars.", param="X-Max-Cost-Usd"
+        ) from None
 
 
 routes = [Route("/v1/chat/completions", create_completion, methods=["POST"])]

@@ -44,7 +44,10 @@ def account(environ: Mapping[str, str]) -> Account:
         token=environ.get("AWS_SESSION_TOKEN", ""),
         endpoints={
             service: environ[name]
-            for service, name in (("sqs", "AWS_ENDPOINT_URL_SQS"), ("secretsmanager", "AWS_ENDPOINT_URL_SECRETS_MANAGER"))
+            for service, name in (
+                ("sqs", "AWS_ENDPOINT_URL_SQS"),
+                ("secretsmanager", "AWS_ENDPOINT_URL_SECRETS_MANAGER"),
+            )
             if name in environ
         },
     )
@@ -101,7 +104,5 @@ def sign(
     for part in (stamp[:8], owner.region, service, "aws4_request", text):
         mac = hmac.digest(mac, part.encode(), "sha256")
     credential = f"{owner.access_key}/{scope}"
-    headers["authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={mac.hex()}"
-    )
+    headers["authorization"] = f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={mac.hex()}"
     return headers

@@ -1,7 +1,7 @@
 """API keys: `gw_<environment>_<12 id><32 secret><6 checksum>`, all base62.
 
-The id is public and finds the row; the secret has 190 bits from the operating system; the checksum (CRC-32 of all before it)
-lets a mistyped or made-up key be refused without asking anything, and lets scanners recognise leaked ones:
+The id is public and finds the row; the secret has 190 bits from the operating system; the checksum (CRC-32 of all
+before it) lets a mistyped or made-up key be refused without asking anything, and lets scanners recognise leaked ones:
 
     gw_(live|test|staging|dev)_[0-9A-Za-z]{50}
 

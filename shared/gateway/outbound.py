@@ -1,7 +1,7 @@
 """The one HTTP client: providers are reached through it and nothing else is.
 
-It follows no redirect, believes no proxy variable, keeps no cookie, accepts no compressed answer (a few bytes could become
-gigabytes) and goes only where a registered provider's address says: nothing a caller sends chooses a host.
+It follows no redirect, believes no proxy variable, keeps no cookie, accepts no compressed answer (a few bytes could
+become gigabytes) and goes only where a registered provider's address says: nothing a caller sends chooses a host.
 """
 
 from __future__ import annotations
@@ -79,22 +79,25 @@ def _session() -> aiohttp.ClientSession:
 
 
 async def post(url: URL, headers: Mapping[str, str], body: bytes) -> Reply:
-    """POST to a provider and return its answer once its headers are here. Raises ProviderError when it cannot be reached."""
-    for last in (False, True):
+    """POST to a provider and return its answer once its headers are here. Raises ProviderError when it cannot be
+    reached.
+    """
+    try:
         try:
-            response = await _session().post(url, data=body, headers=headers, allow_redirects=False)
-            break
-        except (aiohttp.ServerDisconnectedError, ConnectionResetError) as error:
+            response = await _post(url, headers, body)
+        except (aiohttp.ServerDisconnectedError, ConnectionResetError):
             # a kept connection may have died while the environment was frozen: once more, on a fresh one
-            if last:
-                raise ProviderError("The provider closed the connection.") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise ProviderError("The provider could not be reached.") from error
-    reply = _HttpReply(response)
+            response = await _post(url, headers, body)
+    except (aiohttp.ClientError, OSError) as error:
+        raise ProviderError("The provider could not be reached.") from error
     if response.headers.get("content-encoding", "identity") != "identity":
-        reply.close()
+        response.close()
         raise ProviderError("The provider answered in an encoding that was not asked for.")
-    return reply
+    return _HttpReply(response)
+
+
+async def _post(url: URL, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
+    return await _session().post(url, data=body, headers=headers, allow_redirects=False)
 
 
 async def close() -> None:

@@ -10,5 +10,3 @@ class Scope(StrEnum):
 
     INFERENCE = "inference"
     ACCOUNT_READ = "account:read"
-
-

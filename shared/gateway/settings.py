@@ -1,14 +1,15 @@
-"""The gateway's settings: the only reader of the environment. Read once, at import; incomplete settings fail here, by name.
+"""The gateway's settings: the only reader of the environment. Read once, at import; incomplete settings fail here, by
+name.
 
-In AWS the secret ones come from Secrets Manager: CORE_SECRET_ARN and PROVIDERS_SECRET_ARN each name one JSON object whose
-members are the variables below. Elsewhere the same names are read from the environment itself.
+In AWS the secret ones come from Secrets Manager: CORE_SECRET_ARN and PROVIDERS_SECRET_ARN each name one JSON object
+whose members are the variables below. Elsewhere the same names are read from the environment itself.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
@@ -16,6 +17,9 @@ from gateway import aws
 
 PROVIDERS = ("openrouter", "portkey", "featherless", "chutes")
 KEY_ENVIRONMENTS: Mapping[str, str] = {"production": "live", "staging": "staging", "dev": "dev"}
+
+
+type Stage = Literal["dev", "staging", "production"]
 
 
 class Secret:
@@ -41,7 +45,7 @@ class ProviderSettings(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    stage: Literal["dev", "staging", "production"]
+    stage: Stage
     peppers: dict[str, Secret]
     """Version -> HMAC key, the one for new API keys first."""
     database_url: Secret | None
@@ -83,7 +87,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     if names.get("SUPABASE_URL") and not names.get("SUPABASE_SERVICE_KEY"):
         raise IncompleteSettings("SUPABASE_URL needs SUPABASE_SERVICE_KEY")
     return Settings(
-        stage=stage,
+        stage=cast("Stage", stage),
         peppers=_peppers(names.get("KEY_PEPPERS", "")),
         database_url=_secret(names, "DATABASE_URL"),
         supabase_url=names.get("SUPABASE_URL") or None,

@@ -1,7 +1,7 @@
 """Settlements: what a request cost, on its way to the ledger; through a queue when the database is away.
 
-A settlement carries its hold's id, so that it counts once however often it is delivered, and the user and key, so that it
-counts even when a crash lost the hold.
+A settlement carries its hold's id, so that it counts once however often it is delivered, and the user and key, so that
+it counts even when a crash lost the hold.
 """
 
 from __future__ import annotations
@@ -50,9 +50,11 @@ async def enqueue(settlement: Settlement) -> None:
     for attempt in range(1_000):
         await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
         try:
-            return await book(settlement)
+            await book(settlement)
         except DatabaseUnavailable:
             telemetry.log("settlement_delayed", level="ERROR", hold_id=settlement.hold_id, attempt=attempt)
+        else:
+            return
     lost = msgspec.structs.replace(settlement, answer=None)
     telemetry.log("settlement_lost", level="CRITICAL", settlement=msgspec.structs.asdict(lost))
 

@@ -10,7 +10,8 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class Events:
-    """An incremental parser: feed bytes as they arrive, cut anywhere, and get the `data` of each event that they complete.
+    """An incremental parser: feed bytes as they arrive, cut anywhere, and get the `data` of each event that they
+    complete.
 
     Comments and other fields are dropped; CR, LF and CRLF end lines. Raises ProviderError above MAX_EVENT_BYTES.
     """

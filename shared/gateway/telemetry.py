@@ -1,6 +1,7 @@
 """Logs: one JSON object a line on standard output, where Lambda and containers collect them.
 
-Names of events and numbers, never prompts, answers, keys or a provider's words: callers pass what may be read by anybody.
+Names of events and numbers, never prompts, answers, keys or a provider's words: callers pass what may be read by
+anybody.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ import msgspec
 
 def log(event: str, *, level: str = "INFO", **fields: Any) -> None:
     """Write one line."""
-    line = {"timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **fields}
+    line = {
+        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "level": level,
+        "event": event,
+        **fields,
+    }
     sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
     sys.stdout.flush()
 

@@ -8,7 +8,6 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 from samcli.yamlhelper import yaml_parse
 from samtranslator.translator.transform import transform
@@ -39,14 +38,15 @@ def source() -> Resource:
 @pytest.fixture(scope="module")
 def resources(source: Resource) -> dict[str, Resource]:
     """The resources after the transformation, offline. `sam deploy` puts S3 addresses for the code's paths."""
-    boto3.setup_default_session(region_name="us-east-1")
     template = json.loads(json.dumps(source))
     template["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"
     for resource in template["Resources"].values():
         if "ContentUri" in resource.get("Properties", {}):
             resource["Properties"]["ContentUri"] = "s3://bucket/key"
     parameters = {name: each.get("Default", "") for name, each in template["Parameters"].items()}
-    transformed: dict[str, Resource] = transform(template, parameters, NoManagedPolicies())["Resources"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        transformed: dict[str, Resource] = transform(template, parameters, NoManagedPolicies())["Resources"]
     return transformed
 
 
@@ -147,7 +147,7 @@ def test_no_policy_allows_more_than_it_names(resources: dict[str, Resource]) -> 
             assert statement["Effect"] == "Allow"
             assert "*" not in json.dumps([statement["Action"], statement["Resource"]]), name
         for managed in role.get("ManagedPolicyArns", []):
-            assert json.dumps(managed).endswith('/AWSLambdaBasicExecutionRole"}'), name
+            assert "service-role/AWSLambdaBasicExecutionRole" in json.dumps(managed), name
 
 
 def test_only_chat_reads_the_providers_keys(resources: dict[str, Resource]) -> None:
@@ -181,9 +181,7 @@ def test_secrets_are_made_empty_and_kept(resources: dict[str, Resource]) -> None
 def test_each_queue_is_kept_encrypted_and_has_a_policy(resources: dict[str, Resource]) -> None:
     queues = of_type(resources, "AWS::SQS::Queue")
     covered = {
-        queue["Ref"]
-        for policy in of_type(resources, "AWS::SQS::QueuePolicy").values()
-        for queue in policy["Queues"]
+        queue["Ref"] for policy in of_type(resources, "AWS::SQS::QueuePolicy").values() for queue in policy["Queues"]
     }
     assert covered == set(queues)
     for name, queue in queues.items():

@@ -1,4 +1,4 @@
-"""Both transports, the same promises, against a real Postgres; the supabase one through a real HTTP server."""
+"""Both transports keep the same promises on a real Postgres, the supabase one through a real HTTP server."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from tests.harness.web import Wire, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
 
 SECRET = "a secret that signs tokens, 32 bytes and more"
 CANARY = "row 4711 of somebody else"
@@ -81,18 +82,22 @@ begin
   return to_jsonb(true);
 end $$;
 
+create function api.prepared() returns jsonb language sql as $$
+  select to_jsonb(count(*)) from pg_prepared_statements where name <> ''
+$$;
+
 grant usage on schema api, probe to service_role;
 grant usage on sequence probe.runs to service_role;
 grant select, insert on probe.effects to service_role;
 grant execute on all functions in schema api to service_role;
 """
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:supabase")
+SETTING = "do $$ begin execute format($_$alter database %I set {}$_$, current_database()); end $$"
 
 
 @asynccontextmanager
 async def connected(kind: str, place: Database, port: int | None = None) -> AsyncIterator[None]:
-    """Sends `database.call` to one database by one transport; `port` puts another port before the last server."""
+    """Sends `database.call` to one database by one transport; `port` is another way to the server."""
     async with AsyncExitStack() as stack:
         if kind == "postgres":
             database.use(Postgres(_at(place.service, port)))
@@ -128,9 +133,7 @@ async def runs(place: Database) -> int:
     """How often a function that counts its runs was run, undone runs included."""
     connection = await asyncpg.connect(place.admin)
     try:
-        return int(
-            await connection.fetchval("select case when is_called then last_value else 0 end from probe.runs")
-        )
+        return int(await connection.fetchval("select case when is_called then last_value else 0 end from probe.runs"))
     finally:
         await connection.close()
 
@@ -148,12 +151,11 @@ def echo(**changes: Any) -> Awaitable[Any]:
     return database.call("echo", **(arguments | changes))
 
 
-async def test_arguments_and_results_keep_their_values(transport: Database):
+@pytest.mark.usefixtures("transport")
+async def test_arguments_and_results_keep_their_values() -> None:
     identity, moment = UUID(int=7), datetime(2026, 11, 1, 12, 30, 0, 250000, UTC)
     members = {"text": 'é " \\ 文 🙂', "list": [1, 2.5, None, True], "big": 2**63 - 1}
-    answer = await echo(
-        label="'; drop", number=2**63 - 1, flag=True, moment=moment, id=identity, members=members
-    )
+    answer = await echo(label="'; drop", number=2**63 - 1, flag=True, moment=moment, id=identity, members=members)
     assert answer.pop("role") in {"gateway", "service_role"}
     assert answer == {
         "label": "'; drop",
@@ -165,7 +167,8 @@ async def test_arguments_and_results_keep_their_values(transport: Database):
     }
 
 
-async def test_none_becomes_null_and_comes_back(transport: Database):
+@pytest.mark.usefixtures("transport")
+async def test_none_becomes_null_and_comes_back() -> None:
     assert await database.call("nothing") is None
     answer = await echo(members=[])
     assert answer["members"] == []
@@ -173,7 +176,8 @@ async def test_none_becomes_null_and_comes_back(transport: Database):
     assert answer["number"] is None
 
 
-async def test_a_refusal_is_the_error_with_its_detail(transport: Database):
+@pytest.mark.usefixtures("transport")
+async def test_a_refusal_is_the_error_with_its_detail() -> None:
     detail = '{"retry_after_ms": 1500, "param": "model", "balance_usd": "0.01"}'
     with pytest.raises(errors.InsufficientCredits) as caught:
         await database.call("refuse", code="PT402", message="insufficient_credits", detail=detail)
@@ -182,15 +186,17 @@ async def test_a_refusal_is_the_error_with_its_detail(transport: Database):
     assert caught.value.metadata == {"balance_usd": "0.01"}
 
 
+@pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize("detail", [None, "", "no json", "[1]"])
-async def test_a_refusal_needs_no_detail(transport: Database, detail: str | None):
+async def test_a_refusal_needs_no_detail(detail: str | None) -> None:
     with pytest.raises(errors.RateLimitExceeded) as caught:
         await database.call("refuse", code="PT429", message="rate_limit_exceeded", detail=detail or "")
     assert caught.value.metadata == {}
 
 
+@pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize("code", ["P0001", "22P02", "23505", "42501", "XX000", "ZZ999", "PT418", "PT500"])
-async def test_an_unknown_failure_leaks_nothing(transport: Database, code: str):
+async def test_an_unknown_failure_leaks_nothing(code: str) -> None:
     with pytest.raises(errors.InternalError) as caught:
         await database.call("refuse", code=code, message=CANARY, detail=CANARY)
     shown = f"{caught.value} {caught.value.body('r')} {caught.value.headers()}"
@@ -200,62 +206,63 @@ async def test_an_unknown_failure_leaks_nothing(transport: Database, code: str):
 
 
 @pytest.mark.parametrize("code", ["08004", "53100", "53200", "53300", "57014", "57P03", "25006"])
-async def test_a_database_that_cannot_is_unavailable_at_once(transport: Database, code: str):
+async def test_a_database_that_cannot_is_unavailable_at_once(transport: Database, code: str) -> None:
     with pytest.raises(errors.DatabaseUnavailable):
         await database.call("refuse", code=code, message=CANARY, detail="")
     assert await runs(transport) == 1
 
 
 @pytest.mark.parametrize("code", ["40001", "40P01", "55P03"])
-async def test_contention_is_tried_three_times(transport: Database, code: str):
+async def test_contention_is_tried_three_times(transport: Database, code: str) -> None:
     with pytest.raises(errors.DatabaseUnavailable):
         await database.call("refuse", code=code, message=CANARY, detail="")
     assert await runs(transport) == 3
 
 
-async def test_a_broken_connection_is_replaced_once(transport: Database):
+async def test_a_broken_connection_is_replaced_once(transport: Database) -> None:
     with pytest.raises(errors.DatabaseUnavailable):
         await database.call("refuse", code="57P01", message=CANARY, detail="")
     assert await runs(transport) == 2
 
 
-async def test_both_sides_of_a_deadlock_succeed(kind: str, place: Database):
-    await place.execute("do $$ begin execute format('alter database %I set deadlock_timeout = ''20ms''',"
-                        " current_database()); end $$")  # fmt: skip
+async def test_both_sides_of_a_deadlock_succeed(kind: str, place: Database) -> None:
+    await place.execute(SETTING.format("deadlock_timeout = '20ms'"))
     async with connected(kind, place):
-        both = database.call("cross", first=1, second=2), database.call("cross", first=2, second=1)
-        assert await asyncio.gather(*both) == [True, True]
+        one, other = database.call("cross", first=1, second=2), database.call("cross", first=2, second=1)
+        assert list(await asyncio.gather(one, other)) == [True, True]
     assert await runs(place) > 2  # one was undone and sent again
 
 
-async def test_a_function_out_of_time_is_unavailable(kind: str, place: Database):
-    await place.execute("do $$ begin execute format('alter database %I set statement_timeout = ''30ms''',"
-                        " current_database()); end $$")  # fmt: skip
+async def test_a_function_out_of_time_is_unavailable(kind: str, place: Database) -> None:
+    await place.execute(SETTING.format("statement_timeout = '30ms'"))
     async with connected(kind, place):
         with pytest.raises(errors.DatabaseUnavailable):
             await database.call("sleep", seconds=10)
         assert await database.call("sleep", seconds=0) is True
 
 
-async def test_a_function_that_is_not_there_is_unavailable(transport: Database):
+@pytest.mark.usefixtures("transport")
+async def test_a_function_that_is_not_there_is_unavailable() -> None:
     with pytest.raises(errors.DatabaseUnavailable):
         await database.call("absent", id=1)
     with pytest.raises(errors.DatabaseUnavailable):
         await database.call("effect", other=1)
 
 
+@pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize("name", ["echo(); drop schema api", "echo ", "", "a.b", 'a"b'])
-async def test_only_names_are_called(transport: Database, name: str):
+async def test_only_names_are_called(name: str) -> None:
     with pytest.raises(ValueError, match="not an SQL name"):
         await database.call(name)
 
 
-async def test_many_calls_at_once(transport: Database):
+@pytest.mark.usefixtures("transport")
+async def test_many_calls_at_once() -> None:
     answers = await asyncio.gather(*(echo(number=number) for number in range(50)))
     assert [answer["number"] for answer in answers] == list(range(50))
 
 
-async def test_terminated_connections_are_replaced(transport: Database):
+async def test_terminated_connections_are_replaced(transport: Database) -> None:
     assert await asyncio.gather(*(database.call("sleep", seconds=0.01) for _ in range(5))) == [True] * 5
     await transport.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -265,7 +272,7 @@ async def test_terminated_connections_are_replaced(transport: Database):
         await echo()
 
 
-async def test_a_lost_answer_is_asked_for_again_without_a_second_effect(kind: str, place: Database):
+async def test_a_lost_answer_is_asked_for_again_without_a_second_effect(kind: str, place: Database) -> None:
     async with AsyncExitStack() as stack:
         far = urlsplit(place.service).port
         if kind == "supabase":
@@ -283,7 +290,7 @@ async def test_a_lost_answer_is_asked_for_again_without_a_second_effect(kind: st
         assert (await runs(place), await effects(place)) == (3, 2)
 
 
-async def test_functions_may_be_replaced_under_live_connections(transport: Database):
+async def test_functions_may_be_replaced_under_live_connections(transport: Database) -> None:
     done = asyncio.Event()
 
     async def keep_calling() -> int:
@@ -300,7 +307,7 @@ async def test_functions_may_be_replaced_under_live_connections(transport: Datab
     assert min(await asyncio.gather(*callers)) > 0
 
 
-async def test_a_replaced_function_may_take_other_types(transport: Database):
+async def test_a_replaced_function_may_take_other_types(transport: Database) -> None:
     create = "create function api.typed(value {0}) returns jsonb language sql as 'select to_jsonb(value)'"
     grant = "; grant execute on function api.typed to service_role;"
     await transport.execute(create.format("text") + grant)
@@ -330,7 +337,7 @@ async def mortal(mortal_server: postgres.Server) -> Database:
 
 async def test_a_restart_between_two_calls_is_not_noticed(
     kind: str, mortal: Database, mortal_server: postgres.Server
-):
+) -> None:
     async with connected(kind, mortal):
         await asyncio.gather(*(database.call("sleep", seconds=0.01) for _ in range(5)))
         mortal_server.stop()
@@ -340,7 +347,7 @@ async def test_a_restart_between_two_calls_is_not_noticed(
 
 async def test_a_stopped_server_is_unavailable_until_it_is_back(
     kind: str, mortal: Database, mortal_server: postgres.Server
-):
+) -> None:
     async with connected(kind, mortal):
         await echo()
         mortal_server.stop()
@@ -353,21 +360,20 @@ async def test_a_stopped_server_is_unavailable_until_it_is_back(
         await echo()
 
 
-async def test_a_call_that_is_given_up_leaves_the_others_alone(transport: Database):
+@pytest.mark.usefixtures("transport")
+async def test_a_call_that_is_given_up_leaves_the_others_alone() -> None:
     given_up = [asyncio.create_task(database.call("sleep", seconds=30)) for _ in range(12)]
-    await asyncio.sleep(0)
-    await database.call("nothing") if False else None
+    await asyncio.sleep(0)  # ten are under way, two wait for a connection
     for call in given_up:
         call.cancel()
     assert all(
-        isinstance(end, asyncio.CancelledError)
-        for end in await asyncio.gather(*given_up, return_exceptions=True)
+        isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*given_up, return_exceptions=True)
     )
     answers = await asyncio.gather(*(echo(number=number) for number in range(20)))
     assert [answer["number"] for answer in answers] == list(range(20))
 
 
-def test_each_event_loop_has_its_own_connections(place: Database):
+def test_each_event_loop_has_its_own_connections(place: Database) -> None:
     async def once() -> Any:
         database.use(Postgres(place.service))
         try:
@@ -379,9 +385,7 @@ def test_each_event_loop_has_its_own_connections(place: Database):
     assert asyncio.run(once()) is None
 
 
-async def test_a_pooler_is_sent_no_prepared_statements(place: Database, monkeypatch: pytest.MonkeyPatch):
-    prepared = "create function api.prepared() returns jsonb language sql as 'select to_jsonb(count(*)) from pg_prepared_statements where name <> ''''';"  # noqa: E501
-    await place.execute(prepared + "grant execute on function api.prepared to service_role")
+async def test_a_pooler_is_sent_no_prepared_statements(place: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     database.use(Postgres(place.service))
     assert await database.call("prepared") == 1
     await database.close()
@@ -391,7 +395,8 @@ async def test_a_pooler_is_sent_no_prepared_statements(place: Database, monkeypa
     await database.close()
 
 
-async def test_an_argument_of_the_wrong_type_is_our_own_mistake(transport: Database):
+@pytest.mark.usefixtures("transport")
+async def test_an_argument_of_the_wrong_type_is_our_own_mistake() -> None:
     with pytest.raises(errors.InternalError):
         await echo(number="many")
     await echo()
@@ -411,7 +416,7 @@ FOREIGN: list[tuple[int, str, str]] = [
 
 
 @pytest.mark.parametrize(("status", "media", "body"), FOREIGN)
-async def test_what_postgrest_cannot_answer_is_unavailable(status: int, media: str, body: str):
+async def test_what_postgrest_cannot_answer_is_unavailable(status: int, media: str, body: str) -> None:
     app = Starlette(
         routes=[Route("/{path:path}", lambda _: Response(body, status, media_type=media), methods=["POST"])]
     )
@@ -424,7 +429,7 @@ async def test_what_postgrest_cannot_answer_is_unavailable(status: int, media: s
             await database.close()
 
 
-async def test_nobody_listens():
+async def test_nobody_listens() -> None:
     transports: list[Callable[[], database.Transport]] = [
         lambda: Postgres("postgresql://gateway@127.0.0.1:1/postgres"),
         lambda: Supabase("http://127.0.0.1:1", "key"),
@@ -439,7 +444,7 @@ async def test_nobody_listens():
 @pytest.mark.parametrize(
     ("kind", "unused"), [("postgres", "supabase"), ("supabase", "asyncpg")], ids=["postgres", "supabase"]
 )
-async def test_settings_choose_one_transport_and_load_it_alone(kind: str, unused: str, place: Database):
+async def test_settings_choose_one_transport_and_load_it_alone(kind: str, unused: str, place: Database) -> None:
     program = f"import asyncio, sys; from gateway import database; print(asyncio.run(database.call('nothing')), '{unused}' in sys.modules)"  # noqa: E501
     environment = {
         "STAGE": "dev",

@@ -22,9 +22,7 @@ def served(app: Any) -> Iterator[str]:
     """The app's address on loopback, while the block runs."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1)
-    )
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + DEADLINE_S
@@ -41,7 +39,8 @@ def served(app: Any) -> Iterator[str]:
 
 
 class Wire:
-    """A loopback port that leads to another one. `cut_next_reply` lets the far side do its work and loses its answer."""
+    """A loopback port that leads to another one. `cut_next_reply` lets the far side do its work and loses its
+    answer."""
 
     def __init__(self, port: int) -> None:
         self._target = port

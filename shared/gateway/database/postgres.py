@@ -1,7 +1,7 @@
 """The postgres transport: asyncpg, one round trip a call (two through a transaction pooler).
 
-asyncpg's own pool costs twice the CPU of the call itself (a task, a shield and two timeouts each time), and its timers
-close connections that it does not look at; ours are looked at when they are taken.
+asyncpg's own pool costs twice the CPU of the call itself (a task, a shield and two timeouts each time), and
+its timers close connections that it does not look at; ours are looked at when they are taken.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from gateway.database import LOST, Failure
 type Connection = asyncpg.Connection[asyncpg.Record]
 
 TRANSACTION_POOLER_PORT = 6543
-"""Supabase's pooler in transaction mode: each statement may meet another server connection, which knows none of our
-prepared statements (https://supabase.com/docs/guides/database/connecting-to-postgres)."""
+"""Supabase's pooler in transaction mode: each statement may meet another server connection, which knows none
+of our prepared statements (https://supabase.com/docs/guides/database/connecting-to-postgres)."""
 
 CONNECTIONS = 10
 CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 10
 IDLE_S = 300
-"""A connection unused for longer is replaced: networks forget it without a word (AWS NAT gateways after 350 s)."""
+"""A connection unused for longer is replaced: networks forget it in silence (AWS NAT gateways after 350 s)."""
 
 BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """All that asyncpg raises; a TimeoutError is an OSError."""
@@ -65,7 +65,7 @@ class Postgres:
         return None if text is None else msgspec.json.decode(text)
 
     async def close(self) -> None:
-        """Waits until the calls that run have ended, at most as long as one may take; closes every connection."""
+        """Waits for the calls that run, at most as long as one may take; closes every connection."""
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 for _ in range(CONNECTIONS):
@@ -105,9 +105,9 @@ class Postgres:
         )
 
     def _give(self, connection: Connection, *, sound: bool) -> None:
-        """Takes a connection back. Nothing is reset: each call is one transaction that sets nothing outside it.
+        """Takes a connection back, and resets nothing: no call sets anything outside its transaction.
 
-        One that was cut was not cut alone; one whose call was given up closes once the server has heard of that.
+        One that was cut was not cut alone; one whose call was given up closes when the server knows.
         """
         self._slots.release()
         if sound:
@@ -126,13 +126,14 @@ class Postgres:
 
 
 async def _run(connection: Connection, statement: str, values: list[Any]) -> str | None:
-    """The first value of a statement. A plan that a deploy left behind is made anew: asyncpg and the server keep the
-    argument types that a statement was prepared with, and refuse a function that now takes others."""
+    """The first value of a statement. A plan that a deploy left behind is made anew: asyncpg and the server
+    keep the argument types of a prepared statement, and refuse a function that now takes others."""
     try:
-        return await connection.fetchval(statement, *values)
+        text: str | None = await connection.fetchval(statement, *values)
     except (asyncpg.UndefinedFunctionError, asyncpg.DataError):
         await connection.reload_schema_state()
-        return await connection.fetchval(statement, *values)
+        text = await connection.fetchval(statement, *values)
+    return text
 
 
 async def _close(connection: Connection) -> None:

@@ -1,5 +1,5 @@
-"""The supabase transport: remote procedure calls over HTTPS, through the `supabase` client. It holds no connection
-of the database, so any number of environments may use it at once."""
+"""The supabase transport: remote procedure calls over HTTPS, through the `supabase` client. It holds no
+connection of the database, so any number of environments may use it at once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def _refuse_foreign(response: httpx.Response) -> None:
 
 
 def _failure(error: APIError) -> Failure:
-    """An SQLSTATE has five letters and PostgREST's codes more; the client puts the HTTP status where there is none."""
+    """PostgREST's code or SQLSTATE. The client puts the HTTP status, which is shorter, where there is none."""
     if error.code is None or len(error.code) < SQLSTATE_LETTERS:
         return Failure("08001", "an error that is not PostgREST's")
     return Failure(error.code, error.message or "", error.details)

@@ -46,11 +46,7 @@ class Request(APIGateway):
     """
 
     def __init__(self, event: Any, context: LambdaContext) -> None:
-        if not (
-            isinstance(event, dict)
-            and isinstance(event.get("requestContext"), dict)
-            and "httpMethod" in event
-        ):
+        if not (isinstance(event, dict) and isinstance(event.get("requestContext"), dict) and "httpMethod" in event):
             raise NotAnHttpEvent("the event is not one of an API Gateway REST API")
         super().__init__(event, context, CONFIG)
 

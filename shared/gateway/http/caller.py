@@ -1,4 +1,6 @@
-"""Who calls a management route: `Depends(require(scope))` is the only way in, and a route without it is public by review."""
+"""Who calls a management route: `Depends(require(scope))` is the only way in, and a route without it is public by
+review.
+"""
 
 from __future__ import annotations
 

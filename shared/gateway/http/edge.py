@@ -1,4 +1,6 @@
-"""The edge of every group's app: request ids, security headers, a limit on bodies, and every error as the one error body."""
+"""The edge of every group's app: request ids, security headers, a limit on bodies, and every error as the one error
+body.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
 from gateway import telemetry
-from gateway.errors import GatewayError, InternalError, InvalidRequest, MethodNotAllowed, NotFound, PayloadTooLarge
+from gateway.errors import (
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+)
 
 MAX_BODY_BYTES = 5 << 20
 """Lambda takes events of 6 MB, with the body as a JSON string in it."""
@@ -29,7 +38,9 @@ SECURITY_HEADERS = [
 
 
 class Edge:
-    """ASGI around an app. Nothing that the app raises leaves as anything but an error body, unless the answer had begun."""
+    """ASGI around an app. Nothing that the app raises leaves as anything but an error body, unless the answer had
+    begun.
+    """
 
     def __init__(self, app: App, routes: Sequence[BaseRoute]) -> None:
         self.app, self.routes = app, routes

@@ -1,4 +1,6 @@
-"""The one code that knows when an inference answer has left: it sends, and then closes the answer, whatever happened."""
+"""The one code that knows when an inference answer has left: it sends, and then closes the answer, whatever
+happened.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class Reply:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         try:
             if self._answer.body is None:
                 await self._stream(receive, send)

@@ -135,9 +135,7 @@ class RuntimeApi:
         self.address = address
         self._kept: Connection | None = None
 
-    async def call(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> Reply:
+    async def call(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
         """One request. A kept connection may have died while the environment was frozen: then on a fresh one.
 
         Raises OSError or asyncio.IncompleteReadError when the Runtime API is gone.

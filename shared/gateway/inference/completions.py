@@ -1,9 +1,9 @@
 """A chat completion, from admission to settlement: the whole story of a request, and the only one.
 
-    authorize   one database call: key, limits, offers, hold             nothing has happened if it refuses
-    attempt     the hold's offers in turn, until one sends a token       a refusal here gives the hold back
-    answer      the provider's answer, put right and with its price
-    settle      one database call, after the last byte has left          whatever became of the answer
+authorize   one database call: key, limits, offers, hold             nothing has happened if it refuses
+attempt     the hold's offers in turn, until one sends a token       a refusal here gives the hold back
+answer      the provider's answer, put right and with its price
+settle      one database call, after the last byte has left          whatever became of the answer
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 from gateway import credits, providers, sse, telemetry
 from gateway.credits import Hold, Offer, Replay
 from gateway.errors import GatewayError, InternalError, NoProviderAvailable, ProviderError
-from gateway.inference import metering, replay
+from gateway.inference import replay
 from gateway.inference.bill import Bill, Call
 from gateway.inference.transcript import Transcript
 from gateway.providers.base import FAILOVER, KEEP_ALIVE_S
@@ -84,7 +84,9 @@ class Answer:
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Settle what the answer cost, or give the hold back when nothing came of it: to the end, also when cancelled."""
+        """Settle what the answer cost, or give the hold back when nothing came of it: to the end, also when
+        cancelled.
+        """
         await _to_the_end(self._close())
 
     async def _close(self) -> None:
@@ -165,15 +167,18 @@ class Streamed(Answer):
                 async with aclosing(self._attempt(offer)) as chunks:
                     async for chunk in chunks:
                         yield chunk
-                return
             except FAILOVER as failed:
                 refusal = _failed(offer, failed)
                 if self._transcript.begun:
                     break
+            else:
+                return
         raise refusal
 
     async def _attempt(self, offer: Offer) -> AsyncGenerator[Chunk | None]:
-        """One provider's chunks; those before its first token wait for it, while another provider can still be asked."""
+        """One provider's chunks; those before its first token wait for it, while another provider can still be
+        asked.
+        """
         transcript = self._transcript
         early: list[Chunk] | None = []
         async with aclosing(providers.available()[offer.provider].stream(self._upstream_body(offer))) as stream:
@@ -226,9 +231,11 @@ class Streamed(Answer):
 
     def _last(self, identity: Chunk) -> list[Chunk]:
         """The end of a whole answer: a finish_reason that the provider left out, and the usage if it was asked for."""
-        bill, transcript, chunks = self.bill, self._transcript, []
+        bill, transcript = self.bill, self._transcript
+        chunks: list[Chunk] = []
         for index in transcript.unfinished():
-            chunks.append({**identity, "choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]})
+            choice = {"index": index, "delta": {}, "finish_reason": "stop"}
+            chunks.append({**identity, "choices": [choice]})
         bill.charge(transcript.usage, transcript.seen_bytes, transcript.seen_chunks)
         usage = bill.priced_usage()
         if bill.call.request.include_usage:

@@ -1,8 +1,8 @@
 """What a completion can cost before it is served, what it used after, and what that costs.
 
-Before: a byte of the request's text is at least as much as a token of it (tokenizers of every model sold here work on bytes
-and never make two tokens of one), so the body's length bounds the prompt, except for images and other media, which are
-counted by themselves.
+Before: a byte of the request's text is at least as much as a token of it (tokenizers of every model sold here work on
+bytes and never make two tokens of one), so the body's length bounds the prompt, except for images and other media,
+which are counted by themselves.
 After: the provider's own usage, unless it is missing or not believable; then an estimate from the bytes that were seen.
 """
 
@@ -26,7 +26,9 @@ EXPECTED_COMPLETION_TOKENS = 512
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one completion. `cached` and `cache_written` are parts of `prompt`, `reasoning` is part of `completion`."""
+    """Tokens of one completion. `cached` and `cache_written` are parts of `prompt`, `reasoning` is part of
+    `completion`.
+    """
 
     prompt: int
     completion: int
@@ -123,6 +125,8 @@ def _dollars(value: Any) -> int | None:
 
 
 def estimate(bounds: Bounds, seen_bytes: int, seen_chunks: int) -> Usage:
-    """What was used when nobody says: the text sent, and of the answer what was seen, at four bytes or a chunk a token."""
+    """What was used when nobody says: the text sent, and of the answer what was seen, at four bytes or a chunk a
+    token.
+    """
     completion = max(-(-seen_bytes // BYTES_PER_TOKEN), seen_chunks)
     return Usage(bounds.likely_prompt_tokens, completion, is_estimated=True)

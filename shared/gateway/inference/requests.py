@@ -121,7 +121,9 @@ def _per_million(dollars: float | str | None) -> int | None:
 
 
 def parse_completion(raw: bytes) -> tuple[CompletionRequest, dict[str, Any]]:
-    """The request in a body, and the body itself for the provider. Raises InvalidRequest, which never echoes the input."""
+    """The request in a body, and the body itself for the provider. Raises InvalidRequest, which never echoes the
+    input.
+    """
     body = decode(raw)
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
@@ -148,7 +150,8 @@ def _invalid(text: str) -> InvalidRequest:
 
 
 def decode(raw: bytes) -> Any:
-    """A JSON body, strictly: UTF-8, no NaN or Infinity, no name twice in an object, no NUL and no lone surrogate in a string.
+    """A JSON body, strictly: UTF-8, no NaN or Infinity, no name twice in an object, no NUL and no lone surrogate in a
+    string.
 
     Raises InvalidRequest.
     """
@@ -189,4 +192,3 @@ def _refuse_unstorable(value: Any) -> None:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
-

@@ -1,8 +1,8 @@
 """A streamed completion: each chunk put right for the client, and what was seen of the answer remembered for the bill.
 
 Put right, because clients depend on it and compatible providers get it wrong: the first delta of a choice has the role,
-finish_reason is null until the end and never "", a tool call has an index and no empty id, and a chunk without choices (where
-usage comes) is not sent on.
+finish_reason is null until the end and never "", a tool call has an index and no empty id, and a chunk without choices
+(where usage comes) is not sent on.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ class Transcript:
 
 
 def _written(delta: dict[str, Any], *, fragments: bool = True) -> int:
-    """Bytes of model output in a delta or a message; the tool calls of a delta (`fragments`) are put right on the way."""
+    """Bytes of model output in a delta or a message; the tool calls of a delta (`fragments`) are put right on the
+    way.
+    """
     written = 0
     for name in SPOKEN:
         if isinstance(text := delta.get(name), str) and text:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -98,13 +98,13 @@ class Provider:
             raise ProviderError("The provider sent an answer without choices.")
         return completion
 
-    async def stream(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any] | None]:
+    async def stream(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any] | None]:
         """The chunks of a streamed completion, and None for each KEEP_ALIVE_S of silence.
 
-        An answer is whole when `[DONE]` or a finish_reason came. Raises FAILOVER errors (also for one that is not whole)
-        and InvalidRequest.
+        An answer is whole when `[DONE]` or a finish_reason came. Raises FAILOVER errors (also for one that is not
+        whole) and InvalidRequest.
         """
-        deadline = time.monotonic() + TOTAL_S
+        deadline, finished = time.monotonic() + TOTAL_S, False
         try:
             async with asyncio.timeout(IDLE_S):
                 reply = await self.send(body)
@@ -114,7 +114,6 @@ class Provider:
             if reply.status != 200:
                 async with asyncio.timeout(IDLE_S):
                     raise failure(reply.status, reply.headers, await _whole(reply, MAX_ERROR_BYTES))
-            finished = False
             async with aclosing(_events(reply, deadline)) as events:
                 async for payload in events:
                     chunk = None if payload is None else decode(payload)
@@ -129,8 +128,10 @@ class Provider:
             reply.close()
 
 
-async def _events(reply: Reply, deadline: float) -> AsyncIterator[bytes | None]:
-    """The payloads of a reply's events up to `[DONE]`; None for each KEEP_ALIVE_S of silence. Raises EOFError without it."""
+async def _events(reply: Reply, deadline: float) -> AsyncGenerator[bytes | None]:
+    """The payloads of a reply's events up to `[DONE]`; None for each KEEP_ALIVE_S of silence. Raises EOFError
+    without it.
+    """
     parser = sse.Events()
     heard = now = time.monotonic()
     while now < deadline and now - heard < IDLE_S:
@@ -173,8 +174,8 @@ def decode(payload: bytes) -> dict[str, Any]:
         raise ProviderError("The provider sent something that is not JSON.") from error
     if not isinstance(value, dict):
         raise ProviderError("The provider sent something that is not a completion.")
-    if error := value.get("error"):
-        code = error.get("code") if isinstance(error, dict) else None
+    if reported := value.get("error"):
+        code = reported.get("code") if isinstance(reported, dict) else None
         raise failure(code if isinstance(code, int) and 400 <= code < 600 else 502, {}, payload)
     return value
 
@@ -187,13 +188,15 @@ def failure(status: int, headers: Mapping[str, str], body: bytes) -> GatewayErro
         if b"context_length" in body or b"maximum context" in body:
             return ContextLengthExceeded(provider_code="context_length_exceeded")
         return InvalidRequest("The provider refused this request as not valid.", provider_code=str(status))
-    if status == 408 or status == 504:
+    if status in (408, 504):
         return ProviderTimeout()
     return ProviderError(retry_after_ms=1000 if status == 503 else None)
 
 
 def retry_after_ms(headers: Mapping[str, str]) -> int:
-    """`Retry-After` in milliseconds (RFC 9110 10.2.3: seconds or a date), between 1 and 120 s; 5 s when there is none."""
+    """`Retry-After` in milliseconds (RFC 9110 10.2.3: seconds or a date), between 1 and 120 s; 5 s when there is
+    none.
+    """
     value = headers.get("retry-after", "")
     if value.isascii() and value.isdigit():
         seconds = float(value[:9])

@@ -1,4 +1,4 @@
-"""Chutes: its catalogue has prices as JSON numbers of dollars per million tokens. https://chutes.ai/docs"""
+"""Chutes: its catalogue has prices as JSON numbers of dollars per million tokens (https://chutes.ai/docs)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Chutes(Provider):
 
 
 def _price(entry: dict[str, Any], name: str, older_name: str) -> int | None:
-    """From `pricing.prompt`, or `price.input.usd` where an entry has only that; rounded up to a nano-dollar a million."""
+    """From `pricing.prompt`, or `price.input.usd` where an entry has only that; rounded up to a nano-dollar a
+    million.
+    """
     dollars = (entry.get("pricing") or {}).get(name)
     if dollars is None:
         dollars = ((entry.get("price") or {}).get(older_name) or {}).get("usd")
@@ -39,5 +41,6 @@ def _price(entry: dict[str, Any], name: str, older_name: str) -> int | None:
 
 
 def provider(settings: Settings) -> Provider:
+    """Make it from the deployment's settings, which have its key."""
     own = settings.providers["chutes"]
     return Chutes(own.base_url or "https://llm.chutes.ai/v1", {"authorization": f"Bearer {own.key.reveal()}"})

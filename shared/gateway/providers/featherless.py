@@ -1,4 +1,4 @@
-"""Featherless: open models under a flat subscription; its catalogue names no prices. https://featherless.ai/docs"""
+"""Featherless: open models under a flat subscription; its catalogue names no prices (https://featherless.ai/docs)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ class Featherless(Provider):
 
 
 def provider(settings: Settings) -> Provider:
+    """Make it from the deployment's settings, which have its key."""
     own = settings.providers["featherless"]
-    return Featherless(
-        own.base_url or "https://api.featherless.ai/v1", {"authorization": f"Bearer {own.key.reveal()}"}
-    )
+    return Featherless(own.base_url or "https://api.featherless.ai/v1", {"authorization": f"Bearer {own.key.reveal()}"})

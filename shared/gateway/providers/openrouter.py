@@ -1,4 +1,4 @@
-"""OpenRouter: https://openrouter.ai/docs/api-reference/overview"""
+"""OpenRouter (https://openrouter.ai/docs/api-reference/overview)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,13 @@ def _price(dollars_per_token: str | None) -> int | None:
 
 
 def provider(settings: Settings) -> Provider:
+    """Make it from the deployment's settings, which have its key."""
     own = settings.providers["openrouter"]
     return OpenRouter(
         own.base_url or "https://openrouter.ai/api/v1",
-        {"authorization": f"Bearer {own.key.reveal()}", "http-referer": settings.public_url, "x-title": "Gatewayz"},
+        {
+            "authorization": f"Bearer {own.key.reveal()}",
+            "http-referer": settings.public_url,
+            "x-title": "Gatewayz",
+        },
     )

@@ -19,6 +19,7 @@ class Portkey(Provider):
 
 
 def provider(settings: Settings) -> Provider:
+    """Make it from the deployment's settings, which have its key."""
     own = settings.providers["portkey"]
     headers = {"x-portkey-api-key": own.key.reveal()}
     if settings.portkey_virtual_key:

@@ -1,7 +1,7 @@
 """The sandbox: a provider without a network. The same request always gets the same answer, tokens and faults included.
 
-It answers like a model would: text, tool calls when tools are offered, an object in JSON mode, images counted. The last part
-of the model's name chooses a fault:
+It answers like a model would: text, tool calls when tools are offered, an object in JSON mode, images counted. The last
+part of the model's name chooses a fault:
 
     rate-limited  429 with Retry-After: 7      cut        the connection breaks mid-answer
     error         500                          malformed  an event that is not JSON
@@ -30,6 +30,7 @@ NEVER_S = 86_400.0
 BYTES_PER_TOKEN = 4
 MESSAGE_TOKENS = 3
 IMAGE_TOKENS = 85
+MAX_SCHEMA_DEPTH = 8
 
 type Timeline = Iterator[tuple[float, bytes]]
 """What is sent: seconds to wait, then bytes."""
@@ -117,13 +118,22 @@ def _streamed(answer: dict[str, Any], fault: str) -> Timeline:
 
 
 def _chunks(answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    head = {"id": answer["id"], "object": "chat.completion.chunk", "created": answer["created"], "model": answer["model"]}
+    head = {
+        "id": answer["id"],
+        "object": "chat.completion.chunk",
+        "created": answer["created"],
+        "model": answer["model"],
+    }
     for choice in answer["choices"]:
         index, message = choice["index"], choice["message"]
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
         deltas += [{"content": piece} for piece in _pieces(message["content"] or "")]
         for position, call in enumerate(message.get("tool_calls", ())):
-            opening = {**call, "index": position, "function": {"name": call["function"]["name"], "arguments": ""}}
+            opening = {
+                **call,
+                "index": position,
+                "function": {"name": call["function"]["name"], "arguments": ""},
+            }
             deltas.append({"tool_calls": [opening]})
             for piece in _pieces(call["function"]["arguments"]):
                 deltas.append({"tool_calls": [{"index": position, "function": {"arguments": piece}}]})
@@ -149,7 +159,9 @@ def _answer(body: dict[str, Any]) -> dict[str, Any]:
     budget = min(body.get(name) or 4096 for name in ("max_tokens", "max_completion_tokens"))
     message, reason = _message(body, budget)
     written = message["content"] or "".join(call["function"]["arguments"] for call in message.get("tool_calls", ()))
-    choices = [{"index": n, "message": message, "logprobs": None, "finish_reason": reason} for n in range(body.get("n") or 1)]
+    choices = [
+        {"index": n, "message": message, "logprobs": None, "finish_reason": reason} for n in range(body.get("n") or 1)
+    ]
     usage = {"prompt_tokens": prompt, "completion_tokens": max(1, _tokens(written)) * len(choices)}
     return {
         "id": "sandbox-" + hashlib.sha256(msgspec.json.encode(body)).hexdigest()[:24],
@@ -167,7 +179,11 @@ def _message(body: dict[str, Any], budget: int) -> tuple[dict[str, Any], str]:
     tools = body.get("tools") or []
     choice = body.get("tool_choice")
     if tools and choice != "none" and last["role"] != "tool":
-        return {"role": "assistant", "content": None, "tool_calls": [_call(tools, choice, body)]}, "tool_calls"
+        return {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [_call(tools, choice, body)],
+        }, "tool_calls"
     text, images = _said(last)
     wanted = body.get("response_format") or {}
     if wanted.get("type") == "json_schema":
@@ -202,21 +218,17 @@ def _call(tools: list[dict[str, Any]], choice: Any, body: dict[str, Any]) -> dic
 
 
 def _example(schema: Any, depth: int = 0) -> Any:
-    """A small value that fits a JSON schema's types, enums and required properties."""
-    if not isinstance(schema, dict) or depth > 8:
+    """A small value that fits a JSON schema's types, enums and properties."""
+    if not isinstance(schema, dict) or depth > MAX_SCHEMA_DEPTH:
         return None
-    if "const" in schema:
-        return schema["const"]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for union in ("anyOf", "oneOf"):
-        if schema.get(union):
-            return _example(schema[union][0], depth + 1)
+    for name in ("enum", "anyOf", "oneOf"):
+        if options := schema.get(name):
+            return options[0] if name == "enum" else _example(options[0], depth + 1)
     kind = schema.get("type", "object" if "properties" in schema or depth == 0 else "string")
-    kind = kind[0] if isinstance(kind, list) and kind else kind
+    if isinstance(kind, list):
+        kind = kind[0]
     if kind == "object":
-        properties = schema.get("properties") or {}
-        return {name: _example(member, depth + 1) for name, member in properties.items()}
+        return {name: _example(member, depth + 1) for name, member in (schema.get("properties") or {}).items()}
     if kind == "array":
         return [_example(schema.get("items") or {}, depth + 1)]
-    return {"integer": 1, "number": 1, "boolean": True, "null": None}.get(kind, "sandbox")
+    return schema.get("const", {"integer": 1, "number": 1, "boolean": True, "null": None}.get(kind, "sandbox"))

@@ -1,0 +1,187 @@
+"""`make run`: the whole gateway on this machine, until Ctrl-C.
+
+A Postgres (yours with DATABASE_URL, else one of its own), the schema, a customer with credit, and every Lambda function
+of template.yaml in processes of its own behind a local API Gateway. PORT chooses the port, TRANSPORT=supabase sends the
+functions' database calls through an RPC door as they would go to Supabase. Provider keys in the environment
+(OPENROUTER_API_KEY and the like) are used; without any, the sandbox answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import asyncpg
+import uvicorn
+
+from local import postgres, postgrest, schema
+from local.aws_lambda import LocalLambda
+from local.home import Home
+
+ROOT = Path(__file__).parent.parent
+DATABASE = "gateway"
+FIRST_PORT = 8080
+TRIED_PORTS = 50
+PASSED_ON = ("OPENROUTER_", "PORTKEY_", "FEATHERLESS_", "CHUTES_")
+
+
+def say(line: str) -> None:
+    """Tell the person who waits."""
+    print(line, flush=True)
+
+
+async def main() -> None:
+    """Start everything, say how to use it, and stop it all when asked to."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    home = Home(ROOT / ".gateway")
+    async with AsyncExitStack() as stack:
+        operator_url, functions_url = await stack.enter_async_context(_database(home))
+        keys = await _prepared(home, operator_url)
+        transport = await stack.enter_async_context(_transport(home, operator_url, functions_url))
+        address = await stack.enter_async_context(_gateway(home, _environment(home) | transport))
+        env = {"OPENAI_BASE_URL": f"{address}/v1", **keys, "DATABASE_URL": operator_url}
+        _welcome(home.tell(env), env)
+        await stopped.wait()
+        say("\nStopping …")
+    say("Stopped. Your data stays in .gateway/.")
+
+
+@asynccontextmanager
+async def _database(home: Home) -> AsyncIterator[tuple[str, str]]:
+    """The database's address for its operator and for the functions: DATABASE_URL's, else a server of our own."""
+    given = os.environ.get("DATABASE_URL")
+    # a shell that has read .gateway/env names our own server of the last run, which is not running any more
+    if given and given != home.env().get("DATABASE_URL"):
+        say("Using the database of DATABASE_URL …")
+        yield given, given
+        return
+    say("Starting Postgres …" if home.database.exists() else "Making a Postgres in .gateway/ …")
+    server = postgres.Server(postgres.binaries(), home.database)
+    await asyncio.to_thread(server.start)
+    try:
+        connection = await asyncpg.connect(server.url())
+        if not await connection.fetchval("select true from pg_database where datname = $1", DATABASE):
+            await connection.execute(f"create database {DATABASE}")
+        await connection.close()
+        yield server.url(DATABASE), server.url(DATABASE, schema.FUNCTIONS_LOGIN)
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def _prepared(home: Home, url: str) -> dict[str, str]:
+    """Bring the schema up to date and give the developer's keys, made at the first run."""
+    for version in await schema.apply(url):
+        say(f"Applied migration {version}")
+    if url.endswith(f"/{DATABASE}"):
+        await schema.admit_functions(url)
+    os.environ |= _environment(home) | {"DATABASE_URL": url}
+    from local import seed  # noqa: PLC0415 - it reads the settings, which had to be there first
+
+    kept = home.env()
+    if "OPENAI_API_KEY" in kept and await seed.is_seeded(url):
+        await seed.models(url)
+        return {name: kept[name] for name in ("OPENAI_API_KEY", "GATEWAY_ADMIN_KEY")}
+    seeded = await seed.seed(url)
+    return {"OPENAI_API_KEY": seeded.customer_key, "GATEWAY_ADMIN_KEY": seeded.admin_key}
+
+
+def _environment(home: Home) -> dict[str, str]:
+    """The functions' settings; no secret comes from Secrets Manager here."""
+    given = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    pepper = f"v1:{home.secret('KEY_PEPPER')}"
+    return {"STAGE": "dev", "KEY_PEPPERS": pepper, "CORE_SECRET_ARN": "", "PROVIDERS_SECRET_ARN": "", **given}
+
+
+@asynccontextmanager
+async def _transport(home: Home, operator_url: str, functions_url: str) -> AsyncIterator[dict[str, str]]:
+    """The settings of the database transport: postgres, or supabase through a door of our own."""
+    if os.environ.get("TRANSPORT", "postgres") != "supabase":
+        yield {"DATABASE_URL": functions_url}
+        return
+    secret = home.secret("JWT_SECRET")
+    config = uvicorn.Config(postgrest.app(operator_url, secret), port=0, log_level="warning", lifespan="on")
+    door = _Door(config)
+    serving = asyncio.create_task(door.serve())
+    await door.opened.wait()
+    port = door.servers[0].sockets[0].getsockname()[1]
+    say(f"Supabase's RPC door is at http://127.0.0.1:{port}")
+    try:
+        yield {
+            "DATABASE_URL": "",
+            "SUPABASE_URL": f"http://127.0.0.1:{port}",
+            "SUPABASE_SERVICE_KEY": postgrest.service_key(secret),
+        }
+    finally:
+        door.should_exit = True
+        await serving
+
+
+class _Door(uvicorn.Server):
+    """uvicorn inside our loop: signals are this program's."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.opened = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.opened.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def _gateway(home: Home, environment: dict[str, str]) -> AsyncIterator[str]:
+    """The functions and their API on PORT, or on the first free port from FIRST_PORT."""
+    say("Starting the functions of template.yaml …")
+    chosen = os.environ.get("PORT")
+    ports = [int(chosen)] if chosen else range(FIRST_PORT, FIRST_PORT + TRIED_PORTS)
+    for port in ports:
+        aws = LocalLambda(ROOT / "template.yaml", environment, home.folder / "queues")
+        try:
+            address = await aws.start(port)
+            break
+        except OSError:
+            say(f"Port {port} is taken.")
+    else:
+        sys.exit("No port is free. Choose one with PORT=…")
+    try:
+        yield address
+    finally:
+        await aws.stop()
+
+
+def _welcome(file: Path, env: dict[str, str]) -> None:
+    base, key = env["OPENAI_BASE_URL"], env["OPENAI_API_KEY"]
+    say(f"""
+Gatewayz is at {base.removesuffix("/v1")}   (Ctrl-C stops it; code is reloaded when it changes)
+
+  key       {key}   with $100 of credit
+  settings  set -a; . {file.relative_to(ROOT)}; set +a
+
+Try it in another terminal, after reading the settings:
+
+  curl $OPENAI_BASE_URL/chat/completions -H "Authorization: Bearer $OPENAI_API_KEY" \\
+    -H "Content-Type: application/json" \\
+    -d '{{"model": "sandbox/chat", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+  .venv/bin/python -c 'import openai
+for chunk in openai.OpenAI().chat.completions.create(model="sandbox/chat", stream=True,
+    messages=[{{"role": "user", "content": "Hello"}}]): print(chunk.choices[0].delta.content or "", end="", flush=True)'
+
+  curl $OPENAI_BASE_URL/credits -H "Authorization: Bearer $OPENAI_API_KEY"
+""")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
