@@ -92,11 +92,11 @@ class LocalLambda:
             present = {name: value for name, value in variables.items() if value}
             self.pools[function.name] = Pool(function, present, partial(self._log, function.name))
         self._api = RestApi(template, self._invoke, self._log)
-        self._sqs = Sqs(template.queues, self._data, self.invoke, self._log)
+        self.sqs = Sqs(template.queues, self._data, self.invoke, self._log)
         for schedule, every_s in periods.items():
             self._begin(repeat(schedule, every_s, self.invoke, self._log))
         for subscription in template.subscriptions:
-            self._begin(self._sqs.deliver(subscription))
+            self._begin(self.sqs.deliver(subscription))
         self._begin(self._reload({function.code for function in template.functions} | {SHARED}))
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
@@ -118,7 +118,7 @@ class LocalLambda:
         if connection.target.startswith(INVOKE):
             await self._handle_invoke(connection)
         elif (connection.header("x-amz-target") or "").startswith(TARGET):
-            await self._sqs.handle(connection)
+            await self.sqs.handle(connection)
         else:
             await self._api.handle(connection)
 

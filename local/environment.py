@@ -91,6 +91,11 @@ class Environment:
         return 0 if self.retired else self.api.idle
 
     @property
+    def capacity(self) -> int:
+        """How many invocations it can be given or will ask for without having answered another."""
+        return 0 if self.retired or self.gone else self.function.concurrency - len(self.api.running)
+
+    @property
     def finishing(self) -> bool:
         """Whether it has answered all that it was given, and will ask for more when it has cleared up."""
         running = self.api.running.values()

@@ -74,7 +74,7 @@ class Pool:
 
     def _grow(self) -> None:
         for _ in range(STARTS - self._starting):
-            expected = self._starting * self.function.concurrency
+            expected = sum(environment.capacity for environment in self.environments)
             if len(self._waiting) <= expected or len(self.environments) >= ENVIRONMENTS:
                 return
             self._starting += 1

@@ -7,42 +7,52 @@ from gateway.errors import ProviderError
 MAX_EVENT_BYTES = 1 << 20
 DONE = b"[DONE]"
 KEEP_ALIVE = b": keep-alive\n\n"
+BOM = b"\xef\xbb\xbf"
 
 
 class Events:
     """An incremental parser: feed bytes as they arrive, cut anywhere, and get the `data` of each event that they
     complete.
 
-    Comments and other fields are dropped; CR, LF and CRLF end lines. Raises ProviderError above MAX_EVENT_BYTES.
+    Comments and other fields are dropped; CR, LF and CRLF end lines; a byte order mark may come first. Raises
+    ProviderError above MAX_EVENT_BYTES.
     """
 
-    __slots__ = ("_tail",)
+    __slots__ = ("_after_cr", "_begun", "_tail")
 
     def __init__(self) -> None:
         self._tail = b""
+        self._begun = self._after_cr = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        buffer = self._tail + data if self._tail else data
-        if b"\r" in buffer:
-            # the LF of a CRLF may be still to come, so a CR at the very end waits for the next bytes
-            waits = buffer.endswith(b"\r")
-            buffer = buffer.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r" * waits
-        *blocks, self._tail = buffer.split(b"\n\n")
+        if self._after_cr and data:
+            # the CR has ended its line already; the LF that makes it a CRLF ends none
+            data, self._after_cr = data.removeprefix(b"\n"), False
+        if b"\r" in data:
+            self._after_cr = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *blocks, self._tail = (self._tail + data).split(b"\n\n")
         if len(self._tail) > MAX_EVENT_BYTES or any(len(block) > MAX_EVENT_BYTES for block in blocks):
             raise ProviderError("The provider sent an event that is too long.")
-        return [payload for block in blocks if (payload := _data(block)) is not None]
+        return self._payloads(blocks)
 
     def end(self) -> list[bytes]:
         """The last event, when the stream ended without the blank line that should close it."""
         tail, self._tail = self._tail, b""
-        payload = _data(tail.rstrip(b"\r\n"))
-        return [] if payload is None else [payload]
+        return self._payloads([tail.removesuffix(b"\n")])
+
+    def _payloads(self, blocks: list[bytes]) -> list[bytes]:
+        if blocks and not self._begun:
+            blocks[0], self._begun = blocks[0].removeprefix(BOM), True
+        return [payload for block in blocks if (payload := _data(block)) is not None]
 
 
 def _data(block: bytes) -> bytes | None:
     if block.startswith(b"data: ") and b"\n" not in block:
         return block[6:]
-    lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
+    lines = [
+        line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:") or line == b"data"
+    ]
     return b"\n".join(lines) if lines else None
 
 

@@ -27,7 +27,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
       from gateway.offers p where p.model_id = m.id and p.is_active and api.is_priced(p)) o
   where m.is_active and o.providers is not null
 $$;
-grant execute on function api.models to gateway_catalog;
+grant execute on function api.models to gateway_catalog, service_role;
 
 -- The offers that may serve one of `models` (ids, best first) by one of `providers` (names with a key in this deployment)
 -- under the caller's preferences {order, only, ignore, max_price{prompt, completion}, allow_fallbacks}, best first.

@@ -13,7 +13,7 @@ declare who api.caller; limits jsonb; kept jsonb; offers api.offer[]; h jsonb;
 begin
   perform set_config('synchronous_commit', 'off', true);
   who := api.verify(key_id, key_hashes, ip, referer, 'inference');
-  limits := api.admit(who.user_id, who.key_id, expected_tokens);
+  limits := api.admit(who.user_id, who.key_id, expected_tokens, hold_id);
   if idempotency_key is not null then
     kept := api.replay(who.user_id, idempotency_key, fingerprint, hold_id);
     if kept is not null then
@@ -27,7 +27,7 @@ begin
   end if;
   return h || jsonb_build_object('hold_id', hold_id, 'user_id', who.user_id, 'key_id', who.key_id, 'limits', limits);
 end $$;
-grant execute on function api.authorize to gateway_chat;
+grant execute on function api.authorize to gateway_chat, service_role;
 
 -- The offers open to this caller, best first; raises 403, 404, 400 or 503 when there is none.
 create function api.offers_for(who api.caller, models jsonb, providers jsonb, preferences jsonb)
@@ -49,19 +49,22 @@ begin
 end $$;
 
 -- Holds the dearest outcome among `offers` on the user's balance; when that does not fit, fewer completion tokens for the
--- offer that allows most. Raises 402 (400 when max_cost_nano is what does not fit). Repeated with the same id it holds once.
+-- offer that allows most. Raises 402 (400 when max_cost_nano is what does not fit). Repeated with the same id it holds once
+-- and answers the same; raises 409 for the id of a hold that has ended, or is another user's.
 create function api.hold(who api.caller, hold_id uuid, offers api.offer[], prompt_tokens bigint, expected_tokens bigint,
                          max_tokens bigint, choices integer, max_cost_nano bigint, idempotency_key text)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare purse gateway.users; key_left bigint; fit record;
+declare purse gateway.users; key_left bigint; before bigint; fit record;
 begin
   select * into purse from gateway.users u where u.id = who.user_id for no key update;
+  select h.bound_nano into before from gateway.credit_holds h
+   where h.id = hold.hold_id and h.user_id = who.user_id and h.state = 'held';
   if who.limit_nano is not null then
     select who.limit_nano - api.spent(who.key_id, who.limit_reset) - coalesce(sum(h.bound_nano), 0) into key_left
       from gateway.credit_holds h where h.user_id = who.user_id and h.key_id = who.key_id and h.state = 'held';
   end if;
   select * into fit from api.fit(offers, prompt_tokens, max_tokens, choices,
-                                 least(purse.credits_nano - purse.held_nano, key_left, max_cost_nano));
+                                 coalesce(before, least(purse.credits_nano - purse.held_nano, key_left, max_cost_nano)));
   if fit.offers is null then
     perform api.refuse_cost(offers, prompt_tokens, max_tokens, choices, purse, key_left, max_cost_nano);
   end if;
@@ -71,6 +74,8 @@ begin
   on conflict (id) do nothing;
   if found then
     update gateway.users u set held_nano = u.held_nano + fit.bound_nano where u.id = who.user_id;
+  elsif before is null then
+    raise exception using errcode = 'PT409', message = 'conflict';
   end if;
   return jsonb_build_object('offers', fit.offers, 'bound_nano', fit.bound_nano, 'max_tokens', fit.max_tokens,
                             'credits_nano', purse.credits_nano);
@@ -151,11 +156,13 @@ begin
   end if;
   insert into gateway.usage_records select u.*;
   perform api.keep_answer(was, settle.answer);
-  perform api.correct_tokens(settle.user_id, settle.key_id, u.prompt_tokens + u.completion_tokens - was.tokens);
+  perform api.correct_tokens(settle.user_id, settle.key_id,
+                             case was.state when 'released' then 0 else was.tokens end, -- release gave them back
+                             u.prompt_tokens + u.completion_tokens);
   perform api.count_usage(u);
   return jsonb_build_object('state', 'settled', 'credits_nano', balance);
 end $$;
-grant execute on function api.settle to gateway_chat, gateway_jobs;
+grant execute on function api.settle to gateway_chat, gateway_jobs, service_role;
 
 -- Moves a hold to settled and returns what it was before; an empty row when it was settled already. A hold that was lost
 -- is made up, so that the ledger has what its entry refers to. The caller has locked the user.
@@ -195,11 +202,11 @@ begin
     order by b.scope desc for no key update;
   was := api.let_go(hold_id, user_id, 'released');
   if was.id is not null then
-    perform api.correct_tokens(release.user_id, release.key_id, -was.tokens);
+    perform api.correct_tokens(release.user_id, release.key_id, was.tokens, 0);
   end if;
   return jsonb_build_object('released', was.id is not null);
 end $$;
-grant execute on function api.release to gateway_chat, gateway_jobs;
+grant execute on function api.release to gateway_chat, gateway_jobs, service_role;
 
 -- Ends an open hold without a charge, as 'released' or 'expired', and returns it; an empty row when it was not open.
 create function api.let_go(hold_id uuid, user_id bigint, state text)
@@ -231,7 +238,7 @@ begin
   end loop;
   return jsonb_build_object('expired', expired);
 end $$;
-grant execute on function api.expire_holds to gateway_jobs;
+grant execute on function api.expire_holds to gateway_jobs, service_role;
 
 -- Credits a user once per (kind grant, reference), with an audit row and an event; returns {granted, credits_nano}.
 create function api.grant(user_id bigint, reference text, amount_nano bigint, reason text, actor text)
@@ -259,4 +266,4 @@ begin
     jsonb_build_object('user_id', "grant".user_id, 'amount_nano', "grant".amount_nano, 'transaction_id', entry));
   return jsonb_build_object('granted', true, 'credits_nano', balance + "grant".amount_nano);
 end $$;
-grant execute on function api.grant to gateway_admin;
+grant execute on function api.grant to gateway_admin, service_role;

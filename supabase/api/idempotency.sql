@@ -54,4 +54,4 @@ returns jsonb language sql security definer set search_path = '' as $$
   with gone as (delete from gateway.idempotency_keys where created_at < clock_timestamp() - interval '24 hours' returning 1)
   select jsonb_build_object('purged', count(*)) from gone
 $$;
-grant execute on function api.purge_idempotency_keys to gateway_jobs;
+grant execute on function api.purge_idempotency_keys to gateway_jobs, service_role;

@@ -34,7 +34,7 @@ end $$;
 create function api.is_allowed_referer(referer text, hosts text[])
 returns boolean language sql immutable security definer set search_path = '' as $$
   select coalesce(bool_or(host = h or (h like '*.%' and right(host, length(h) - 1) = substr(h, 2))), false)
-    from unnest(hosts) h, lower(substring(referer from '^https?://([^/:?#@]+)(?:[/:?#]|$)')) host
+    from unnest(hosts) h, substring(lower(referer) from '^https?://([a-z0-9._-]+)(?::[0-9]*)?(?:[/?#]|$)') host
 $$;
 
 -- The caller of a key as an object: {user_id, key_id, environment, role, username, …}; raises 401 or 403.
@@ -42,7 +42,7 @@ create function api.authenticate(key_id text, key_hashes jsonb, ip inet, referer
 returns jsonb language sql stable security definer set search_path = '' as $$
   select to_jsonb(c) from api.verify(key_id, key_hashes, ip, referer, scope) c
 $$;
-grant execute on function api.authenticate to gateway_chat, gateway_catalog, gateway_account;
+grant execute on function api.authenticate to gateway_chat, gateway_catalog, gateway_account, service_role;
 
 -- What a key spent since the start of its present limit_reset period (UTC days, weeks from Monday, months), in nano-dollars.
 create function api.spent(key_id bigint, period text)
@@ -66,7 +66,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     'is_free_tier', not exists (select from gateway.credit_transactions t where t.user_id = k.user_id and t.amount_nano > 0))
   from gateway.api_keys k where k.id = key_status.key_id
 $$;
-grant execute on function api.key_status to gateway_account;
+grant execute on function api.key_status to gateway_account, service_role;
 
 -- Stores a minted key (its hash only) and returns its row id; audited.
 create function api.create_key(user_id bigint, public_id text, key_hash text, environment text, name text, scopes jsonb, actor text)
@@ -81,4 +81,4 @@ begin
                     jsonb_build_object('user_id', create_key.user_id, 'name', create_key.name, 'scopes', create_key.scopes));
   return jsonb_build_object('key_id', created);
 end $$;
-grant execute on function api.create_key to gateway_admin;
+grant execute on function api.create_key to gateway_admin, service_role;

@@ -72,18 +72,20 @@ language sql stable rows 2 security definer set search_path = '' as $$
     from gateway.rate_limit_configs c where c.user_id = limits_of.user_id and c.key_id = limits_of.key_id
 $$;
 
--- Corrects the tokens taken at admission by what was really used (positive: more, negative: less).
-create function api.correct_tokens(user_id bigint, key_id bigint, tokens bigint)
+-- Puts the tokens really used in place of those taken at admission, of which a limit took no more than itself.
+create function api.correct_tokens(user_id bigint, key_id bigint, taken bigint, used bigint)
 returns void language sql security definer set search_path = '' as $$
   update gateway.rate_limit_buckets b
-     set tokens_tat = b.tokens_tat + make_interval(secs => 60.0 * correct_tokens.tokens / l.tokens_per_minute)
+     set tokens_tat = b.tokens_tat + make_interval(secs =>
+           60.0 * (correct_tokens.used - least(correct_tokens.taken, l.tokens_per_minute)) / l.tokens_per_minute)
     from api.limits_of(correct_tokens.user_id, correct_tokens.key_id) l
-   where b.scope = l.scope and b.id = l.id and l.tokens_per_minute is not null and correct_tokens.tokens <> 0
+   where b.scope = l.scope and b.id = l.id and l.tokens_per_minute is not null
 $$;
 
 -- Takes from the user's bucket and then from the key's, after checking how many requests run at once (leases are holds
--- that have not expired); returns the levels of the tighter one. Nothing is served when limits cannot be evaluated.
-create function api.admit(user_id bigint, key_id bigint, tokens bigint)
+-- that have not expired, but for the caller's own when it asks again); returns the levels of the tighter one. Nothing is
+-- served when limits cannot be evaluated.
+create function api.admit(user_id bigint, key_id bigint, tokens bigint, hold_id uuid)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare l record; running bigint; level jsonb; tightest jsonb;
 begin
@@ -96,7 +98,7 @@ begin
     if l.concurrency is not null then
       select count(*) into running from gateway.credit_holds h
        where h.user_id = admit.user_id and h.state = 'held' and h.expires_at > clock_timestamp()
-         and (l.scope = 'user' or h.key_id = admit.key_id);
+         and (l.scope = 'user' or h.key_id = admit.key_id) and h.id <> admit.hold_id;
       if running >= l.concurrency then
         raise exception using errcode = 'PT429', message = 'concurrency_limit_exceeded',
           detail = jsonb_build_object('scope', l.scope, 'retry_after_ms', 1000)::text;

@@ -20,7 +20,7 @@ begin
                     jsonb_build_object('username', create_user.username, 'role', create_user.role));
   return jsonb_build_object('user_id', created);
 end $$;
-grant execute on function api.create_user to gateway_admin;
+grant execute on function api.create_user to gateway_admin, service_role;
 
 -- What a user was granted and has used in all, and what is held now, in nano-dollars.
 create function api.credits(user_id bigint)
@@ -32,4 +32,4 @@ returns jsonb language sql stable security definer set search_path = '' as $$
   from gateway.users u left join gateway.credit_transactions t on t.user_id = u.id
   where u.id = credits.user_id group by u.id
 $$;
-grant execute on function api.credits to gateway_account;
+grant execute on function api.credits to gateway_account, service_role;

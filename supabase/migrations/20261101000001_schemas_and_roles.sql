@@ -1,6 +1,7 @@
 -- Who may do what in the database. Tables live in `gateway`, which no API exposes; functions live in `api`, which is
 -- replaced whole on every deploy (supabase/api). Each Lambda has a role of its own that may call its functions and
--- nothing else; service_role, as which both transports run today, is a member of all of them.
+-- nothing else; service_role, as which both transports run today, may call what any of them may. It is named in every
+-- grant, because a Supabase project's service_role does not inherit.
 
 do $$
 declare name text;
@@ -18,7 +19,6 @@ begin
 end $$;
 
 grant anon, authenticated, service_role to authenticator;
-grant gateway_chat, gateway_catalog, gateway_account, gateway_health, gateway_jobs, gateway_admin to service_role;
 -- the migrating role is no superuser on Supabase and must be a member to hand objects over
 grant gateway_owner to current_user;
 
