@@ -27,6 +27,7 @@ from local.home import Home
 ROOT = Path(__file__).parent.parent
 DATABASE = "gateway"
 FIRST_PORT = 8080
+FIRST_DATABASE_PORT = 54320
 TRIED_PORTS = 50
 PASSED_ON = ("OPENROUTER_", "PORTKEY_", "FEATHERLESS_", "CHUTES_")
 
@@ -64,7 +65,7 @@ async def _database(home: Home) -> AsyncIterator[tuple[str, str]]:
         yield given, given
         return
     say("Starting Postgres …" if home.database.exists() else "Making a Postgres in .gateway/ …")
-    server = postgres.Server(postgres.binaries(), home.database)
+    server = postgres.Server(postgres.binaries(), home.database, _free_port(FIRST_DATABASE_PORT))
     await asyncio.to_thread(server.start)
     try:
         connection = await asyncpg.connect(server.url())
@@ -122,6 +123,15 @@ async def _transport(home: Home, operator_url: str, functions_url: str) -> Async
     finally:
         door.should_exit = True
         await serving
+
+
+def _free_port(first: int) -> int:
+    """The first port from `first` that nobody listens on; usually the same one each time."""
+    for port in range(first, first + TRIED_PORTS):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    sys.exit(f"No port from {first} on is free.")
 
 
 class _Door(uvicorn.Server):

@@ -38,9 +38,7 @@ class Environment:
     `changed` is called when it has become idle, has answered, or is gone.
     """
 
-    def __init__(
-        self, function: Function, variables: Mapping[str, str], changed: Callable[[], None], log: Log
-    ) -> None:
+    def __init__(self, function: Function, variables: Mapping[str, str], changed: Callable[[], None], log: Log) -> None:
         self.function, self.gone, self.retired = function, False, False
         self.api = RuntimeApi(function.arn, function.timeout_s, changed, self._kill)
         self.process: Process | None = None

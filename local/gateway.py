@@ -119,9 +119,7 @@ class RestApi:
 
 def _rank(path: str) -> list[tuple[int, str]]:
     """Sorts the more specific resource first: at each segment a word, then a parameter, then a greedy one."""
-    return [
-        (2 if part.endswith("+}") else 1 if part.startswith("{") else 0, part) for part in path.split("/")
-    ]
+    return [(2 if part.endswith("+}") else 1 if part.startswith("{") else 0, part) for part in path.split("/")]
 
 
 def _pattern(path: str) -> re.Pattern[str]:

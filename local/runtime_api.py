@@ -31,9 +31,7 @@ class RuntimeApi:
     `changed` is called when the process asks for work and when it has ended a response; `kill` must end it.
     """
 
-    def __init__(
-        self, arn: str, timeout_s: float, changed: Callable[[], None], kill: Callable[[], None]
-    ) -> None:
+    def __init__(self, arn: str, timeout_s: float, changed: Callable[[], None], kill: Callable[[], None]) -> None:
         self.arn, self.timeout_s = arn, timeout_s
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the process first asks for work; a FunctionError when its init fails."""
@@ -65,9 +63,7 @@ class RuntimeApi:
     def give(self, invocation: Invocation) -> None:
         """Hand an invocation to the process, which must be idle; from now on its time runs."""
         self.running[invocation.id] = invocation
-        self._timers[invocation.id] = asyncio.get_running_loop().call_later(
-            self.timeout_s, self._expire, invocation
-        )
+        self._timers[invocation.id] = asyncio.get_running_loop().call_later(self.timeout_s, self._expire, invocation)
         self._asking.pop(0).set_result(invocation)
 
     def _expire(self, invocation: Invocation) -> None:

@@ -47,9 +47,7 @@ class MessageQueue:
         self.queue, self.arrived = queue, asyncio.Event()
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._messages = {
-            path.stem: Message(**json.loads(path.read_text())) for path in folder.glob("*.json")
-        }
+        self._messages = {path.stem: Message(**json.loads(path.read_text())) for path in folder.glob("*.json")}
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -65,9 +63,7 @@ class MessageQueue:
     def receive(self, most: int) -> list[Message]:
         """The oldest messages that are visible; nobody else sees them for the queue's visibility time."""
         now = time.time()
-        visible = sorted((m for m in self._messages.values() if m.visible <= now), key=lambda m: m.sent)[
-            :most
-        ]
+        visible = sorted((m for m in self._messages.values() if m.visible <= now), key=lambda m: m.sent)[:most]
         for message in visible:
             message.received += 1
             message.visible = now + self.queue.visibility_s
@@ -110,9 +106,7 @@ class Sqs:
         action = (connection.header("x-amz-target") or "").removeprefix(TARGET)
         queue = self.queues.get(str(request.get("QueueUrl")).rpartition("/")[2])
         if action != "SendMessage" or request.get("MessageAttributes"):
-            await _refuse(
-                connection, "UnsupportedOperation", f"{action}, or a part of it, is not here locally"
-            )
+            await _refuse(connection, "UnsupportedOperation", f"{action}, or a part of it, is not here locally")
         elif queue is None:
             await _refuse(connection, "QueueDoesNotExist", "The specified queue does not exist.")
         else:
@@ -126,9 +120,7 @@ class Sqs:
         while True:
             messages.arrived.clear()
             batch = [
-                message
-                for message in messages.receive(subscription.batch)
-                if not self._give_up(messages, message)
+                message for message in messages.receive(subscription.batch) if not self._give_up(messages, message)
             ]
             if batch:
                 await self._deliver(subscription, messages, batch)
@@ -139,16 +131,12 @@ class Sqs:
             except TimeoutError:
                 continue
 
-    async def _deliver(
-        self, subscription: Subscription, messages: MessageQueue, batch: list[Message]
-    ) -> None:
+    async def _deliver(self, subscription: Subscription, messages: MessageQueue, batch: list[Message]) -> None:
         event = {"Records": [_record(message, messages.queue.arn) for message in batch]}
         try:
             result = await self._invoke(subscription.function, event)
         except FunctionError as error:
-            self._log(
-                subscription.function, f"{len(batch)} message(s) of {subscription.queue} failed: {error}"
-            )
+            self._log(subscription.function, f"{len(batch)} message(s) of {subscription.queue} failed: {error}")
             return
         failed = _failures(result, batch) if subscription.partial else set()
         for message in batch:

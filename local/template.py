@@ -189,9 +189,7 @@ def _queue(name: str, properties: Mapping[str, Any], stack: Stack) -> Queue:
     if "RedrivePolicy" not in properties:
         return Queue(name, visibility_s)
     policy = stack.resolve(properties["RedrivePolicy"])
-    return Queue(
-        name, visibility_s, int(policy["maxReceiveCount"]), _queue_name(policy["deadLetterTargetArn"])
-    )
+    return Queue(name, visibility_s, int(policy["maxReceiveCount"]), _queue_name(policy["deadLetterTargetArn"]))
 
 
 def _queue_name(arn: str) -> str:

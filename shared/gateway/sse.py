@@ -50,9 +50,7 @@ class Events:
 def _data(block: bytes) -> bytes | None:
     if block.startswith(b"data: ") and b"\n" not in block:
         return block[6:]
-    lines = [
-        line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:") or line == b"data"
-    ]
+    lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:") or line == b"data"]
     return b"\n".join(lines) if lines else None
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+
 import pytest
 
-from tests.architecture.functions import run_python
+from tests.architecture.functions import ROOT, run_python
 
 HEAVY = {"aws_xray_sdk", "boto3", "botocore", "openai", "requests", "resend", "stripe"}
 """Each costs 115 to 490 ms; no function that a caller waits for needs one to start."""
@@ -32,3 +35,12 @@ def test_no_function_that_a_caller_waits_for_imports_what_a_cold_start_cannot_af
 
 def test_the_runtime_itself_is_light() -> None:
     assert not imported_by("gateway.http.streaming") & (HEAVY | SECOND_CLIENTS)
+
+
+def test_every_module_has_its_place_in_the_import_contract() -> None:
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    placed = {module for layer in linter["contracts"][0]["layers"] for module in re.findall(r"[\w.]+", layer)}
+    modules = {f"gateway.{path.stem}" for path in (ROOT / "shared/gateway").glob("[!_]*")}
+    groups = {path.name for path in (ROOT / "functions").glob("[!_]*")}
+    assert placed == modules | groups
+    assert set(linter["root_packages"]) == groups | {"gateway"}

@@ -117,12 +117,15 @@ async def test_a_killed_server_starts_again(tmp_path: Path, stopped: Server) -> 
 async def test_a_lock_whose_number_another_process_has_now_is_no_lock(tmp_path: Path, stopped: Server) -> None:
     stopped.start()
     stopped.stop()
-    with subprocess.Popen(["sleep", "600"]) as other:
+    other = subprocess.Popen(["sleep", "600"])
+    try:
         lock = f"{other.pid}\n{tmp_path / 'data'}\n0\n1\n\n\n\nready\n"
         (tmp_path / "data" / "postmaster.pid").write_text(lock)
         stopped.start()
         assert await value(stopped, "select 1") == 1
+    finally:
         other.kill()
+        other.wait()
 
 
 def test_two_servers_do_not_share_their_data(tmp_path: Path, stopped: Server) -> None:

@@ -104,6 +104,11 @@ def use(transport: Transport) -> None:
     _transports[asyncio.get_running_loop()] = transport
 
 
+def prepare() -> None:
+    """Makes the running loop's transport, so that its modules are imported before the first call; connects nothing."""
+    _transport()
+
+
 async def close() -> None:
     """Gives the running loop's connections back; a later call opens new ones."""
     if transport := _transports.pop(asyncio.get_running_loop(), None):
