@@ -35,7 +35,7 @@ GUARD = 'read -r _; kill -KILL "$0"'
 class Environment:
     """A process of a function. Raises FunctionError at start when its init fails.
 
-    `changed` is called when it has become idle, has answered, or is gone.
+    `changed` is called when it has become idle, has answered, or is gone after it had started.
     """
 
     def __init__(self, function: Function, variables: Mapping[str, str], changed: Callable[[], None], log: Log) -> None:
@@ -44,7 +44,7 @@ class Environment:
         self.process: Process | None = None
         self._variables, self._changed, self._log = variables, changed, log
         self._life: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._started = self._stopping = False
 
     async def start(self) -> None:
         """Start the process, and wait until it asks for work."""
@@ -69,6 +69,7 @@ class Environment:
             if isinstance(error, FunctionError):
                 raise
             raise FunctionError("Sandbox.Timedout", f"init took more than {INIT_S:.0f} seconds") from None
+        self._started = True
         self._log(f"started in {1000 * (time.monotonic() - began):.0f} ms")
 
     async def stop(self) -> None:
@@ -139,7 +140,8 @@ class Environment:
             self._log(f"exited with status {status}")
         self.gone = True
         await self.api.stop(FunctionError("Runtime.ExitError", f"Runtime exited with status {status}"))
-        self._changed()
+        if self._started:
+            self._changed()
 
     async def _copy_log(self, process: Process) -> None:
         rest = b""

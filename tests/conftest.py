@@ -2,4 +2,13 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.harness.postgres"]
+import os
+
+# gateway.settings reads the environment once, at import
+os.environ |= {
+    "STAGE": "dev",
+    "KEY_PEPPERS": "v1:a-pepper-for-tests-only",
+    "DATABASE_URL": "postgresql://gateway@127.0.0.1:1/gateway",
+}
+
+pytest_plugins = ["tests.harness.postgres", "tests.harness.builders", "tests.harness.gateway"]

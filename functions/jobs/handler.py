@@ -22,9 +22,7 @@ _processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_fail
 
 
 def handler(event: dict[str, Any], context: Any) -> Any:
-    """Run one job, or book a batch of settlements and name those to be delivered again. Raises KeyError for an
-    unknown job.
-    """
+    """Run one job, or book a batch of settlements and name those to deliver again. Raises KeyError for no such job."""
     if "Records" in event:
         return process_partial_response(event, _book, _processor, context)
     return _runner.run(_run(event["job"]))

@@ -2,13 +2,12 @@
 
 What happened, and what becomes of the hold:
 
-    refused by every provider before a token     released
-    answered, with usage                         settled at it, even above the bound or after the hold expired
-    cut or given up on the way, no usage         settled at an estimate of what was seen
-    the client left                              Lambda: drained and settled; a container: stopped and settled at what
-    was seen
-    the database could not be reached            queued, and settled later under the same id, once
-    the process died                             nothing: the hold expires and is released by the sweep
+    refused by every provider before a token   released
+    answered, with usage                       settled at it, even above the bound or after the hold expired
+    cut or given up on the way, no usage       settled at an estimate of what was seen
+    the client left                            in Lambda drained and settled, in a container stopped and settled
+    the database could not be reached          queued, and settled later under the same id, once
+    the process died                           nothing: the hold expires and is released by the sweep
 """
 
 from __future__ import annotations

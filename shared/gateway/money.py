@@ -1,7 +1,6 @@
 """Money: integers of nano-dollars (1e-9 USD), and prices as integers of nano-dollars per million units.
 
-A price of $0.0000000375 a token is 37 500 000 nano-dollars per million tokens: exact where nano-dollars per token are
-not.
+A price of $0.0000000375 a token is 37 500 000 nano-dollars per million, exact where nano-dollars a token are not.
 No float is ever accepted.
 """
 

@@ -79,13 +79,13 @@ def _session() -> aiohttp.ClientSession:
 
 
 async def post(url: URL, headers: Mapping[str, str], body: bytes) -> Reply:
-    """POST to a provider and return its answer once its headers are here. Raises ProviderError when it cannot be
-    reached.
-    """
+    """POST to a provider; returns once the answer's headers are here. Raises ProviderError if it cannot be reached."""
     try:
         try:
             response = await _post(url, headers, body)
-        except (aiohttp.ServerDisconnectedError, ConnectionResetError):
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError):
             # a kept connection may have died while the environment was frozen: once more, on a fresh one
             response = await _post(url, headers, body)
     except (aiohttp.ClientError, OSError) as error:

@@ -1,5 +1,4 @@
-"""The gateway's settings: the only reader of the environment. Read once, at import; incomplete settings fail here, by
-name.
+"""The gateway's settings: the only reader of the environment, once, at import. What is incomplete fails here, by name.
 
 In AWS the secret ones come from Secrets Manager: CORE_SECRET_ARN and PROVIDERS_SECRET_ARN each name one JSON object
 whose members are the variables below. Elsewhere the same names are read from the environment itself.

@@ -1,7 +1,6 @@
 """Logs: one JSON object a line on standard output, where Lambda and containers collect them.
 
-Names of events and numbers, never prompts, answers, keys or a provider's words: callers pass what may be read by
-anybody.
+Names of events and numbers, never prompts, answers, keys or a provider's words: anybody may read what is passed here.
 """
 
 from __future__ import annotations

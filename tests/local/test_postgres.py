@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -117,7 +118,7 @@ async def test_a_killed_server_starts_again(tmp_path: Path, stopped: Server) -> 
 async def test_a_lock_whose_number_another_process_has_now_is_no_lock(tmp_path: Path, stopped: Server) -> None:
     stopped.start()
     stopped.stop()
-    other = subprocess.Popen(["sleep", "600"])
+    other = await asyncio.create_subprocess_exec("sleep", "600")
     try:
         lock = f"{other.pid}\n{tmp_path / 'data'}\n0\n1\n\n\n\nready\n"
         (tmp_path / "data" / "postmaster.pid").write_text(lock)
@@ -125,7 +126,7 @@ async def test_a_lock_whose_number_another_process_has_now_is_no_lock(tmp_path: 
         assert await value(stopped, "select 1") == 1
     finally:
         other.kill()
-        other.wait()
+        await other.wait()
 
 
 def test_two_servers_do_not_share_their_data(tmp_path: Path, stopped: Server) -> None:

@@ -139,7 +139,9 @@ def test_other_events_are_refused_by_name(event: Any):
 
 
 async def everything(request: Any) -> Response:
-    return JSONResponse({"path": request.url.path, "id": request.path_params["id"], "body": (await request.body()).decode()})
+    return JSONResponse(
+        {"path": request.url.path, "id": request.path_params["id"], "body": (await request.body()).decode()}
+    )
 
 
 async def loop(_: Any) -> Response:
@@ -169,10 +171,16 @@ def answer(event: dict[str, Any]) -> dict[str, Any]:
 
 def test_an_event_of_sam_is_answered():
     sam = Path(sys.executable).parent / "sam"
-    printed = subprocess.run([sam, "local", "generate-event", "apigateway", "aws-proxy"], capture_output=True, check=True)
+    printed = subprocess.run(
+        [sam, "local", "generate-event", "apigateway", "aws-proxy"], capture_output=True, check=True
+    )
     reply = answer(json.loads(printed.stdout))
     assert reply["statusCode"] == 200
-    assert json.loads(reply["body"]) == {"path": "/path/to/resource", "id": "path/to/resource", "body": '{"test":"body"}'}
+    assert json.loads(reply["body"]) == {
+        "path": "/path/to/resource",
+        "id": "path/to/resource",
+        "body": '{"test":"body"}',
+    }
 
 
 def test_all_invocations_share_one_loop():
@@ -192,5 +200,15 @@ def test_neither_adapter_nor_runtime_imports_a_framework_or_sdk():
         [sys.executable, "-c", program], capture_output=True, check=True, text=True, cwd="shared", env={}
     )
     modules = set(printed.stdout.split())
-    assert not modules & {"boto3", "botocore", "httpx", "fastapi", "pydantic", "starlette", "h11", "aiohttp", "requests"}
+    assert not modules & {
+        "boto3",
+        "botocore",
+        "httpx",
+        "fastapi",
+        "pydantic",
+        "starlette",
+        "h11",
+        "aiohttp",
+        "requests",
+    }
     assert len(modules) < 220

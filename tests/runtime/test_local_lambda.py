@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -299,25 +297,32 @@ async def test_changed_source_serves_the_next_invocation_and_spares_the_running_
         await aws.stop()
 
 
-async def test_functions_die_with_the_process_that_started_them(tmp_path: Path):
-    program = f"""
-import asyncio, pathlib
+PARENT = """
+import asyncio, pathlib, sys
 from local.aws_lambda import LocalLambda
+
 async def main():
-    aws = LocalLambda(pathlib.Path({str(TEMPLATE)!r}), {{}}, pathlib.Path({str(tmp_path)!r}))
+    aws = LocalLambda(pathlib.Path(sys.argv[1]), {}, pathlib.Path(sys.argv[2]))
     await aws.start()
-    await aws.invoke("QueueFunction", {{"Records": []}})
+    await aws.invoke("QueueFunction", {"Records": []})
     print(aws.pools["QueueFunction"].environments[0].process.pid, flush=True)
-    await asyncio.sleep(60)
+    await asyncio.Event().wait()
+
 asyncio.run(main())
 """
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+async def test_functions_die_with_the_process_that_started_them(tmp_path: Path):
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PARENT, TEMPLATE, tmp_path),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
     assert parent.stdout
-    pid = int(await asyncio.to_thread(parent.stdout.readline))
+    pid = int(await parent.stdout.readline())
     assert is_alive(pid)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    parent.stdout.close()
+    parent.kill()
+    await parent.wait()
     await until(lambda: not is_alive(pid))
 
 

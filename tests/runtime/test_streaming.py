@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -11,8 +12,6 @@ import pytest
 from tests.runtime.waiting import until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from local.aws_lambda import LocalLambda
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -86,9 +85,7 @@ async def test_work_after_the_answer_may_fail(client: httpx.AsyncClient):
         assert (response.status_code, response.text) == (200, "answered")
 
 
-async def test_a_client_that_leaves_is_invisible(
-    aws: LocalLambda, client: httpx.AsyncClient, gate: Path, done: Path
-):
+async def test_a_client_that_leaves_is_invisible(aws: LocalLambda, client: httpx.AsyncClient, gate: Path, done: Path):
     async with client.stream("GET", "/stream/events", params={"wait": "1", "gate": str(gate)}) as response:
         assert await anext(response.aiter_text()) == "data: 0\n\n"
     busy = [e for e in aws.pools["StreamFunction"].environments if e.api.running]
@@ -193,9 +190,7 @@ async def test_the_scope_has_what_aws_knows(client: httpx.AsyncClient):
     assert [value for name, value in seen["headers"] if name == "host"] == ["localhost"]
 
 
-async def test_64_streams_run_at_once_in_one_small_process(
-    aws: LocalLambda, client: httpx.AsyncClient, gate: Path
-):
+async def test_64_streams_run_at_once_in_one_small_process(aws: LocalLambda, client: httpx.AsyncClient, gate: Path):
     limits = httpx.Limits(max_connections=None)
     begun = asyncio.Semaphore(0)
 
@@ -218,12 +213,9 @@ async def test_64_streams_run_at_once_in_one_small_process(
         gate.touch()
     assert {task.result() for task in streams} == {EVENTS}
     assert len(memory_mb) == 1
-    print(f"64 streams: {memory_mb[0]:.1f} MB")
     assert memory_mb[0] < 80
 
 
 def proportional_memory_mb(pid: int) -> float:
-    from pathlib import Path
-
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024

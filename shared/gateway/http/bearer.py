@@ -1,6 +1,4 @@
-"""The API key of a request: from one Authorization header with the Bearer scheme (RFC 6750 2.1), and from nowhere
-else.
-"""
+"""The API key of a request: from its one Authorization header, with the Bearer scheme (RFC 6750 2.1)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Who calls a management route: `Depends(require(scope))` is the only way in, and a route without it is public by
-review.
-"""
+"""Who calls a management route: `Depends(require(scope))` is the only way in; a route without it is public."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The edge of every group's app: request ids, security headers, a limit on bodies, and every error as the one error
-body.
-"""
+"""The edge of every group's app: request ids, security headers, a limit on bodies, and the one error body."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ SECURITY_HEADERS = [
 
 
 class Edge:
-    """ASGI around an app. Nothing that the app raises leaves as anything but an error body, unless the answer had
-    begun.
-    """
+    """ASGI around an app: what it raises leaves as an error body, unless its answer had begun."""
 
     def __init__(self, app: App, routes: Sequence[BaseRoute]) -> None:
         self.app, self.routes = app, routes

@@ -1,6 +1,4 @@
-"""The one code that knows when an inference answer has left: it sends, and then closes the answer, whatever
-happened.
-"""
+"""The one code that knows when an inference answer has left: it sends, and closes the answer whatever happened."""
 
 from __future__ import annotations
 

@@ -26,9 +26,7 @@ EXPECTED_COMPLETION_TOKENS = 512
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one completion. `cached` and `cache_written` are parts of `prompt`, `reasoning` is part of
-    `completion`.
-    """
+    """Tokens of one completion; `cached` and `cache_written` are parts of `prompt`, `reasoning` of `completion`."""
 
     prompt: int
     completion: int
@@ -56,7 +54,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
 def bounds(request: CompletionRequest, size: int) -> Bounds:
     """Bounds of a request whose body has `size` bytes."""
-    media = [len(msgspec.json.encode(part)) for part in _media(request)]
+    media = [_size(part) for part in _media(request)]
     text = max(1, size - sum(media))
     extra = len(media) * MEDIA_TOKENS + (TOOLS_TOKENS if request.tools else 0)
     completion = min(request.asked_tokens or EXPECTED_COMPLETION_TOKENS, EXPECTED_COMPLETION_TOKENS) * (request.n or 1)
@@ -72,6 +70,14 @@ def _media(request: CompletionRequest) -> list[dict[str, Any]]:
         for part in message.content
         if part.get("type") not in ("text", "refusal")
     ]
+
+
+def _size(part: dict[str, Any]) -> int:
+    """Bytes of the strings that a part holds under the name of its type, where OpenAI's parts have their media; a body
+    has at least as many for them.
+    """
+    held = part.get(str(part.get("type")))
+    return sum(len(text.encode()) for text in held.values() if isinstance(text, str)) if isinstance(held, dict) else 0
 
 
 def cost_nano(usage: Usage, offer: Offer) -> int:
@@ -125,8 +131,6 @@ def _dollars(value: Any) -> int | None:
 
 
 def estimate(bounds: Bounds, seen_bytes: int, seen_chunks: int) -> Usage:
-    """What was used when nobody says: the text sent, and of the answer what was seen, at four bytes or a chunk a
-    token.
-    """
+    """What was used when nobody says: the text sent and the answer seen, at four bytes, or one chunk, a token."""
     completion = max(-(-seen_bytes // BYTES_PER_TOKEN), seen_chunks)
     return Usage(bounds.likely_prompt_tokens, completion, is_estimated=True)

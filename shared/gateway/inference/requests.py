@@ -7,6 +7,7 @@ unlock something. (https://platform.openai.com/docs/api-reference/chat/create, h
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -116,14 +117,12 @@ def _per_million(dollars: float | str | None) -> int | None:
     try:
         # a ceiling finer than a nano-dollar per million tokens is rounded away: no price is that fine
         return parse(f"{dollars:.9f}" if isinstance(dollars, float | int) else dollars, scale=NANO)
-    except ValueError:
+    except (ValueError, ArithmeticError):
         raise InvalidRequest("A price ceiling must be a non-negative number of dollars.", param="provider") from None
 
 
 def parse_completion(raw: bytes) -> tuple[CompletionRequest, dict[str, Any]]:
-    """The request in a body, and the body itself for the provider. Raises InvalidRequest, which never echoes the
-    input.
-    """
+    """The request in a body, and the body for the provider. Raises InvalidRequest, which never echoes the input."""
     body = decode(raw)
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
@@ -146,12 +145,14 @@ def _invalid(text: str) -> InvalidRequest:
         param = field.rstrip("`")
     if reason.startswith("Invalid enum value"):
         reason = "This is not one of the values that are allowed"
+    elif reason.startswith("Object contains unknown field"):
+        reason = "This object has a field that is not known"
     return InvalidRequest(f"{reason}.", param=param)
 
 
 def decode(raw: bytes) -> Any:
-    """A JSON body, strictly: UTF-8, no NaN or Infinity, no name twice in an object, no NUL and no lone surrogate in a
-    string.
+    """A JSON body, strictly: UTF-8, no NaN or Infinity (nor a number as large), no name twice in an object, no NUL and
+    no lone surrogate in a string.
 
     Raises InvalidRequest.
     """
@@ -176,6 +177,13 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError("a number that is too large")
+    return value
+
+
 def _refuse_unstorable(value: Any) -> None:
     """Strings that Postgres or UTF-8 cannot hold; only escapes can spell them."""
     if isinstance(value, str):
@@ -191,4 +199,4 @@ def _refuse_unstorable(value: Any) -> None:
             _refuse_unstorable(member)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)

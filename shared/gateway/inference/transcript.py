@@ -12,6 +12,8 @@ from typing import Any
 from gateway.inference import metering
 from gateway.inference.metering import Usage
 
+MAX_INDEX = 512
+"""No answer has more choices, and no message more tool calls."""
 SPOKEN = ("content", "reasoning", "reasoning_content", "refusal")
 """Members of a delta that hold text the model wrote."""
 
@@ -51,16 +53,16 @@ class Transcript:
         return True
 
     def _take_choice(self, choice: dict[str, Any], position: int) -> None:
-        index = choice.setdefault("index", position)
+        index = choice["index"] = _index(choice, position)
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             delta = choice["delta"] = {}
         if index not in self.finish_reasons:
             self.finish_reasons[index] = None
             delta.setdefault("role", "assistant")
-        reason = choice["finish_reason"] = choice.get("finish_reason") or None
+        reason = choice["finish_reason"] = _reason(choice)
         if reason is not None:
-            self.finish_reasons[index] = str(reason)
+            self.finish_reasons[index] = reason
         written = _written(delta)
         if written:
             self.seen_bytes += written
@@ -69,14 +71,14 @@ class Transcript:
             _assemble(self._messages.setdefault(index, {"role": "assistant", "content": None}), delta)
 
     def take_whole(self, completion: dict[str, Any]) -> None:
-        """Note a completion that came in one piece."""
+        """Note a completion that came in one piece, and put it right in place."""
         self.usage = metering.usage_of(completion.get("usage"))
         self.upstream_id = completion["id"][:200] if isinstance(completion.get("id"), str) else None
         for position, choice in enumerate(completion["choices"]):
-            if isinstance(choice, dict):
-                reason = choice.get("finish_reason")
-                self.finish_reasons[position] = str(reason) if reason else None
-                self.seen_bytes += _written(choice.get("message") or {}, fragments=False)
+            choice["index"] = _index(choice, position)
+            choice["message"].setdefault("role", "assistant")
+            self.finish_reasons[position] = choice["finish_reason"] = _reason(choice) or "stop"
+            self.seen_bytes += _written(choice["message"], fragments=False)
 
     def unfinished(self) -> list[int]:
         """The choices of a whole answer that the provider gave no finish_reason; they get "stop"."""
@@ -94,21 +96,17 @@ class Transcript:
 
 
 def _written(delta: dict[str, Any], *, fragments: bool = True) -> int:
-    """Bytes of model output in a delta or a message; the tool calls of a delta (`fragments`) are put right on the
-    way.
-    """
+    """Bytes of model output in a delta or a message; a delta's tool calls (`fragments`) are put right on the way."""
     written = 0
     for name in SPOKEN:
         if isinstance(text := delta.get(name), str) and text:
-            written += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-    calls = delta.get("tool_calls")
-    for position, call in enumerate(calls if isinstance(calls, list) else ()):
+            written += _size(text)
+    for position, call in enumerate(_calls(delta)):
         if fragments:
-            call.setdefault("index", position)
+            call["index"] = _index(call, position)
             if not call.get("id", True):
                 del call["id"]
-        function = call.get("function") or {}
-        written += len((function.get("arguments") or "") + (function.get("name") or ""))
+        written += sum(map(_size, _function(call)))
     return written
 
 
@@ -117,11 +115,38 @@ def _assemble(message: dict[str, Any], delta: dict[str, Any]) -> None:
     for name in SPOKEN:
         if isinstance(text := delta.get(name), str):
             message[name] = (message.get(name) or "") + text
-    for call in delta.get("tool_calls") or ():
+    for call in _calls(delta):
         calls = message.setdefault("tool_calls", [])
-        while len(calls) <= call["index"] < 512:
+        while len(calls) <= call["index"]:
             calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
-        known, function = calls[call["index"]], call.get("function") or {}
+        known, (name, arguments) = calls[call["index"]], _function(call)
         known["id"] = call.get("id") or known["id"]
-        known["function"]["name"] += function.get("name") or ""
-        known["function"]["arguments"] += function.get("arguments") or ""
+        known["function"]["name"] += name
+        known["function"]["arguments"] += arguments
+
+
+def _index(member: dict[str, Any], position: int) -> int:
+    """The index that a choice or tool call says it has, or else its position."""
+    said = member.get("index")
+    return said if type(said) is int and 0 <= said < MAX_INDEX else position
+
+
+def _reason(choice: dict[str, Any]) -> str | None:
+    said = choice.get("finish_reason")
+    return said if isinstance(said, str) and said else None
+
+
+def _calls(delta: dict[str, Any]) -> list[dict[str, Any]]:
+    calls = delta.get("tool_calls")
+    return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+
+
+def _function(call: dict[str, Any]) -> tuple[str, str]:
+    """The name and the arguments of a tool call, or what a fragment of one adds to them."""
+    function = call.get("function")
+    name, arguments = (function.get(part) if isinstance(function, dict) else "" for part in ("name", "arguments"))
+    return name if isinstance(name, str) else "", arguments if isinstance(arguments, str) else ""
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
+from decimal import ROUND_CEILING, Decimal, InvalidOperation, localcontext
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -32,6 +33,7 @@ from gateway.errors import (
     ProviderRateLimited,
     ProviderTimeout,
 )
+from gateway.money import MAX_NANO, MILLION, NANO
 from gateway.outbound import Reply
 
 KEEP_ALIVE_S = 15.0
@@ -94,17 +96,18 @@ class Provider:
         except TimeoutError:
             raise ProviderTimeout from None
         completion = decode(data)
-        if not completion.get("choices"):
-            raise ProviderError("The provider sent an answer without choices.")
+        choices = completion.get("choices")
+        if not choices or not all(isinstance(choice.get("message"), dict) for choice in choices):
+            raise ProviderError("The provider sent an answer without a message.")
         return completion
 
     async def stream(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any] | None]:
         """The chunks of a streamed completion, and None for each KEEP_ALIVE_S of silence.
 
-        An answer is whole when `[DONE]` or a finish_reason came. Raises FAILOVER errors (also for one that is not
-        whole) and InvalidRequest.
+        An answer is whole when `[DONE]` or every choice's finish_reason came. Raises FAILOVER errors (also for one that
+        is not whole) and InvalidRequest.
         """
-        deadline, finished = time.monotonic() + TOTAL_S, False
+        deadline, unfinished = time.monotonic() + TOTAL_S, list(range(body.get("n") or 1))
         try:
             async with asyncio.timeout(IDLE_S):
                 reply = await self.send(body)
@@ -117,11 +120,13 @@ class Provider:
             async with aclosing(_events(reply, deadline)) as events:
                 async for payload in events:
                     chunk = None if payload is None else decode(payload)
-                    finished = finished or (chunk is not None and _is_last(chunk))
+                    if chunk is not None and (ended := _ended(chunk)):
+                        unfinished = [index for index in unfinished if index not in ended]
                     yield chunk
-        except EOFError as error:
-            if not finished:
-                raise ProviderError("The provider broke off its answer.") from error
+        except ProviderError:
+            # what fails after the last finish_reason takes nothing from the answer
+            if unfinished:
+                raise
         except TimeoutError:
             raise ProviderTimeout from None
         finally:
@@ -129,9 +134,7 @@ class Provider:
 
 
 async def _events(reply: Reply, deadline: float) -> AsyncGenerator[bytes | None]:
-    """The payloads of a reply's events up to `[DONE]`; None for each KEEP_ALIVE_S of silence. Raises EOFError
-    without it.
-    """
+    """The payloads of a reply's events up to `[DONE]`, and None for each KEEP_ALIVE_S of silence."""
     parser = sse.Events()
     heard = now = time.monotonic()
     while now < deadline and now - heard < IDLE_S:
@@ -146,13 +149,14 @@ async def _events(reply: Reply, deadline: float) -> AsyncGenerator[bytes | None]
                 return
             yield payload
         if not data:
-            raise EOFError
+            raise ProviderError("The provider broke off its answer.")
     raise ProviderTimeout
 
 
-def _is_last(chunk: dict[str, Any]) -> bool:
-    choices = chunk.get("choices")
-    return bool(choices and isinstance(choices[0], dict) and choices[0].get("finish_reason"))
+def _ended(chunk: dict[str, Any]) -> list[Any]:
+    """The indexes of the choices that end with this chunk."""
+    choices = chunk.get("choices") or ()
+    return [choice.get("index", position) for position, choice in enumerate(choices) if choice.get("finish_reason")]
 
 
 async def _whole(reply: Reply, limit: int = MAX_BODY_BYTES) -> bytes:
@@ -167,16 +171,21 @@ async def _whole(reply: Reply, limit: int = MAX_BODY_BYTES) -> bytes:
 
 
 def decode(payload: bytes) -> dict[str, Any]:
-    """A completion or chunk. Raises ProviderError when it is not JSON, not an object, or an error in disguise."""
+    """A completion or chunk, whose choices are objects if it has any. Raises ProviderError when it is not JSON, nothing
+    of that kind, or an error in disguise.
+    """
     try:
         value = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProviderError("The provider sent something that is not JSON.") from error
     if not isinstance(value, dict):
         raise ProviderError("The provider sent something that is not a completion.")
     if reported := value.get("error"):
         code = reported.get("code") if isinstance(reported, dict) else None
         raise failure(code if isinstance(code, int) and 400 <= code < 600 else 502, {}, payload)
+    choices = value.get("choices")
+    if choices and not (isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices)):
+        raise ProviderError("The provider sent something that is not a completion.")
     return value
 
 
@@ -194,15 +203,28 @@ def failure(status: int, headers: Mapping[str, str], body: bytes) -> GatewayErro
 
 
 def retry_after_ms(headers: Mapping[str, str]) -> int:
-    """`Retry-After` in milliseconds (RFC 9110 10.2.3: seconds or a date), between 1 and 120 s; 5 s when there is
-    none.
-    """
+    """`Retry-After` in milliseconds (RFC 9110 10.2.3: seconds or a date), 1 to 120 s; 5 s without one."""
     value = headers.get("retry-after", "")
     if value.isascii() and value.isdigit():
         seconds = float(value[:9])
     else:
         try:
             seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             seconds = 5.0
     return int(1000 * min(max(seconds, 1.0), MAX_RETRY_AFTER_S))
+
+
+def price(dollars: Any, *, tokens: int) -> int | None:
+    """A catalogue's price (a decimal string or JSON number of dollars for so many tokens) in nano-dollars per million
+    tokens, rounded up. None when it says none: missing, negative (it varies), absurd, or no number.
+    """
+    try:
+        value = Decimal(str(dollars))
+    except InvalidOperation:
+        return None
+    if not value.is_finite() or not 0 <= value < MILLION:
+        return None
+    with localcontext(prec=60):
+        nano = int((value * NANO * MILLION / tokens).to_integral_value(ROUND_CEILING))
+    return nano if nano <= MAX_NANO else None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
-from gateway.money import NANO
-from gateway.providers.base import Listing, Provider
+from gateway.money import MILLION
+from gateway.providers.base import Listing, Provider, price
 from gateway.settings import Settings
 
 
@@ -28,16 +27,11 @@ class Chutes(Provider):
 
 
 def _price(entry: dict[str, Any], name: str, older_name: str) -> int | None:
-    """From `pricing.prompt`, or `price.input.usd` where an entry has only that; rounded up to a nano-dollar a
-    million.
-    """
+    """From `pricing.prompt`, or `price.input.usd` where an entry has only that."""
     dollars = (entry.get("pricing") or {}).get(name)
     if dollars is None:
         dollars = ((entry.get("price") or {}).get(older_name) or {}).get("usd")
-    if dollars is None:
-        return None
-    nano = Decimal(str(dollars)) * NANO
-    return int(nano.to_integral_value(rounding="ROUND_CEILING"))
+    return price(dollars, tokens=MILLION)
 
 
 def provider(settings: Settings) -> Provider:

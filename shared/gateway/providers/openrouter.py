@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.money import MILLION, NANO, parse
-from gateway.providers.base import Listing, Provider
+from gateway.providers.base import Listing, Provider, price
 from gateway.settings import Settings
 
 
@@ -22,18 +21,11 @@ class OpenRouter(Provider):
                 name=entry["name"],
                 context_length=entry.get("context_length"),
                 max_output_tokens=(entry.get("top_provider") or {}).get("max_completion_tokens"),
-                prompt_price=_price(entry["pricing"].get("prompt")),
-                completion_price=_price(entry["pricing"].get("completion")),
+                prompt_price=price(entry["pricing"].get("prompt"), tokens=1),
+                completion_price=price(entry["pricing"].get("completion"), tokens=1),
             )
             for entry in catalogue["data"]
         ]
-
-
-def _price(dollars_per_token: str | None) -> int | None:
-    """OpenRouter's decimal strings of dollars a token; -1 stands for a price that varies."""
-    if dollars_per_token is None or dollars_per_token.startswith("-"):
-        return None
-    return parse(dollars_per_token, scale=NANO * MILLION)
 
 
 def provider(settings: Settings) -> Provider:

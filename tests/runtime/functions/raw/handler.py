@@ -10,27 +10,24 @@ if TYPE_CHECKING:
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
 CHUNK: dict[str, Any] = {"type": "http.response.body", "body": b"chunk", "more_body": True}
+LAST: dict[str, Any] = {**CHUNK, "more_body": False}
+MESSAGES = {
+    "silent": [],
+    "unstarted": [CHUNK],
+    "unfinished": [START, CHUNK],
+    "twice": [START, START],
+    "fine": [START, LAST],
+}
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
         raise NotImplementedError("no lifespan here")
     await receive()
-    match scope["path"].rpartition("/")[2]:
-        case "silent":
-            return
-        case "raises":
-            raise ValueError("before the response")
-        case "unfinished":
-            await send(START)
-            await send(CHUNK)
-        case "unstarted":
-            await send(CHUNK)
-        case "twice":
-            await send(START)
-            await send(START)
-        case "cancelled":
-            raise asyncio.CancelledError
-        case "fine":
-            await send(START)
-            await send({**CHUNK, "more_body": False})
+    fault = scope["path"].rpartition("/")[2]
+    if fault == "raises":
+        raise ValueError("before the response")
+    if fault == "cancelled":
+        raise asyncio.CancelledError
+    for message in MESSAGES[fault]:
+        await send(message)
