@@ -8,6 +8,9 @@ from pathlib import Path
 
 from bench.processes import TICKS
 
+DOUBTFUL = 0.1
+"""The share of the machine that others may use before they are part of every latency."""
+
 
 def busy() -> tuple[int, int]:
     """Ticks that the machine's CPUs worked, and ticks in all, since it started."""
@@ -43,7 +46,8 @@ class Machine:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
         where = f"gateways alone on CPU {self.cpus[0]}" if self.gateway_cpus else "everything on one CPU"
+        doubt = " Believe CPU times and ratios, not latencies." if self.others > DOUBTFUL else ""
         return (
             f"{next(names, 'CPU')}, {len(self.cpus)} CPUs, {where}; {self.seconds:.0f} s, "
-            f"in which others used {self.others:.0%} of the machine."
+            f"in which others used {self.others:.0%} of the machine.{doubt}"
         )

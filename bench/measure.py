@@ -20,8 +20,8 @@ CHUNKS = 200
 OPEN_STREAMS = 64
 
 LOADS = {
-    "json_1": Work(requests=400, connections=1),
-    "json_16": Work(requests=960, connections=16),
+    "json_1": Work(requests=300, connections=1),
+    "json_16": Work(requests=640, connections=16),
     "sse_1": Work(requests=40, connections=1, chunks=8, interval=2000),
     "sse_16": Work(requests=32, connections=16, chunks=CHUNKS, interval=5000),
 }

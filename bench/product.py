@@ -16,8 +16,12 @@ from bench.processes import ROOT, NotStarted, inherited
 from local import schema
 
 APP = "chat.handler:app"
+# Limits that are never reached: they are evaluated all the same.
 ACCOUNT = """
-with model as (
+with plan as (
+  insert into gateway.plans (name, is_default, requests_per_minute, tokens_per_minute, concurrency)
+  values ('bench', true, 100000000, 100000000000, 1000)),
+model as (
   insert into gateway.models (id, name, context_length, max_output_tokens)
   values ('bench/model', 'Bench', 128000, 4096) returning id),
 offer as (

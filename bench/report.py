@@ -34,12 +34,20 @@ class Line:
     label: str
     values: dict[str, float] = field(default_factory=dict)
     limit: Limit | None = None
-    ratio: float | None = None
     digits: int = 2
+    ratios: list[float] = field(default_factory=list)
+    """To the floor, round by round; empty for what is measured once."""
+
+    def ratio(self) -> float | None:
+        """How many times the floor the product needs: the median of the rounds."""
+        if self.ratios:
+            return median(self.ratios)
+        floor, product = self.values.get(FLOOR), self.values.get(PRODUCT)
+        return product / floor if floor and product else None
 
     def kept(self) -> str:
         """Whether its limit is kept; nothing without a limit or a figure."""
-        figure = self.ratio if self.limit and self.limit.times_floor else self.values.get(PRODUCT)
+        figure = self.ratio() if self.limit and self.limit.times_floor else self.values.get(PRODUCT)
         if self.limit is None or figure is None:
             return ""
         return "yes" if figure <= self.limit.most else "NO"
@@ -79,7 +87,12 @@ MEASURED: tuple[tuple[str, Value, tuple[str, ...], Limit | None], ...] = (
     ),
     ("CPU per streamed chunk, us", chunk_cpu, GATEWAYS_ONLY, Limit(100)),
     ("database CPU per JSON completion, ms", plain("json_16", lambda f: f.database_cpu), GATEWAYS_ONLY, None),
-    ("completions per second and core", plain("json_16", lambda f: 1e3 / f.cpu), GATEWAYS_ONLY, None),
+    (
+        "completions per second and core",
+        plain("json_16", lambda f: 1e3 / f.cpu if f.cpu > 0 else 0.0),
+        GATEWAYS_ONLY,
+        None,
+    ),
     ("added latency p50, 1 at a time, ms", added("json_1", lambda f: f.latency_p50), NAMES, Limit(3)),
     ("added latency p99, 1 at a time, ms", added("json_1", lambda f: f.latency_p99), NAMES, None),
     ("added latency p50, 16 at a time, ms", added("json_16", lambda f: f.latency_p50), NAMES, None),
@@ -97,8 +110,8 @@ def lines(rounds: Sequence[Round]) -> list[Line]:
     for label, value, names, limit in MEASURED:
         line = Line(label, limit=limit, digits=0 if label.endswith((", us", "core")) else 2)
         line.values = {name: median(value(one, name) for one in rounds) for name in names if name in present}
-        if PRODUCT in present and value(rounds[0], FLOOR):
-            line.ratio = median(value(one, PRODUCT) / value(one, FLOOR) for one in rounds)
+        if PRODUCT in present:
+            line.ratios = [value(one, PRODUCT) / value(one, FLOOR) for one in rounds if value(one, FLOOR) > 0]
         found.append(line)
     return found
 
@@ -117,8 +130,9 @@ def errors(rounds: Sequence[Round]) -> list[str]:
 def cells(line: Line) -> list[str]:
     """A line as the texts of its columns."""
     values = [f"{line.values[name]:.{line.digits}f}" if name in line.values else "-" for name in NAMES]
-    ratio = f"{line.ratio:.2f}" if line.ratio is not None else "-"
-    return [line.label, *values, ratio, str(line.limit or ""), line.kept()]
+    ratio = line.ratio()
+    times = "-" if ratio is None else f"{ratio:.2f}"
+    return [line.label, *values, times, str(line.limit or ""), line.kept()]
 
 
 def table(found: Sequence[Line]) -> str:

@@ -93,7 +93,7 @@ async def _answer(request: Request, secret: str) -> Response:
         raise _refused(error, claims["role"]) from error
     except TimeoutError as error:
         raise Refused(504, "PGRST003", "Timed out acquiring connection from connection pool.") from error
-    except (asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         raise Refused(503, "PGRST001", "Database client error. Retrying the connection.") from error
     return _json((result or "null").encode())
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RESPONSE_BYTES = 6 * 1024 * 1024
 TRAILER_BYTES = 4096
+HEADERS_TOO_LARGE = 431
+"""What h11 calls trailers that are longer still (RFC 6585)."""
 ACCEPTED = b'{"status":"OK"}'
 
 
@@ -86,6 +88,8 @@ class RuntimeApi:
             case ["restore", "next"]:
                 await connection.body()
                 await connection.respond(200)
+                # This connection stays behind in the snapshot: nobody answers on it after the restore.
+                await asyncio.Event().wait()
             case _:
                 await connection.body()
                 await connection.respond(400, b'{"errorType":"InvalidRequestID"}')
@@ -142,12 +146,13 @@ class RuntimeApi:
         try:
             async for chunk in connection.chunks():
                 invocation.add(chunk)
-        except (h11.RemoteProtocolError, ConnectionError):
+        except (h11.RemoteProtocolError, ConnectionError) as error:
+            if getattr(error, "error_status_hint", None) == HEADERS_TOO_LARGE:
+                self._kill()
             invocation.end(FunctionError("Runtime.TruncatedResponse", "the runtime cut its response"))
             raise
         trailers = connection.trailers
         if sum(len(name) + len(value) + 4 for name, value in trailers.items()) > TRAILER_BYTES:
-            invocation.end(FunctionError("Runtime.ExitError", "suspiciously long trailer after chunked body"))
             self._kill()
             return
         kind = trailers.get("lambda-runtime-function-error-type")

@@ -11,4 +11,4 @@ os.environ |= {
     "DATABASE_URL": "postgresql://gateway@127.0.0.1:1/gateway",
 }
 
-pytest_plugins = ["tests.harness.postgres", "tests.harness.builders", "tests.harness.gateway"]
+pytest_plugins = ["tests.harness.postgres", "tests.harness.builders", "tests.harness.gateway", "tests.harness.upstream"]

@@ -1,11 +1,13 @@
-"""A whole gateway for one test: its apps behind a real socket, a database of its own, and providers the test plays."""
+"""A whole gateway for one test: its apps behind a real socket, a database of its own, and providers that do as told."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -16,26 +18,32 @@ import uvicorn
 from account.handler import app as account
 from catalog.handler import app as catalog
 from chat.handler import app as chat
-from gateway import database as database_door
-from gateway import outbound, providers, sse
+from gateway import database as door
+from gateway import outbound, providers, settings, sse
+from gateway.database import Failure
 from gateway.database.postgres import Postgres
-from gateway.outbound import Reply
 from gateway.providers.base import Provider
 from gateway.providers.sandbox import Sandbox
 from health.handler import app as health
 from local import seed
+from local.aws_lambda import LocalLambda
+from tests.harness.builders import dump
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 
     from tests.harness.postgres import Database
 
     type Row = dict[str, Any]
 
 DEADLINE_S = 20
+TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 NOBODY = "postgresql://gateway@127.0.0.1:1/gateway"
 """A port where nothing listens."""
 GROUPS = {"/v1/models": catalog, "/v1/credits": account, "/v1/key": account, "/health": health, "/ping": health}
+PROVIDER_KEY = "a-key-of-the-gateways-own-with-a-provider"
+GPT = "openai/gpt-4o-mini"
+"""Of the seed's models, one that openrouter offers, and after it portkey."""
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]
 
 
@@ -71,62 +79,27 @@ async def listening(served: Any) -> AsyncIterator[str]:
 
 
 class Line:
-    """The gateway's line to its database: what is called is counted, and functions named in `cut` are not reached."""
+    """The gateway's line to its database: what is called is counted. Functions named in `cut` are not reached; of those
+    in `deaf` the next answer is lost, and what they did is not.
+    """
 
     def __init__(self, url: str) -> None:
         self.calls: list[str] = []
         self.cut: set[str] = set()
+        self.deaf: set[str] = set()
         self._sound, self._dead = Postgres(url), Postgres(NOBODY)
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         self.calls.append(name)
-        return await (self._dead if name in self.cut else self._sound).call(name, arguments)
+        answer = await (self._dead if name in self.cut else self._sound).call(name, arguments)
+        if name in self.deaf:
+            self.deaf.remove(name)
+            raise Failure("08006", "connection lost")
+        return answer
 
     async def close(self) -> None:
         await self._sound.close()
         await self._dead.close()
-
-
-type Step = bytes | Exception | asyncio.Event
-"""Of a played answer: bytes that come, an error that is raised, an event that is waited for."""
-
-
-class Played(Provider):
-    """A provider that the test plays; `requests` are the bodies it was asked with."""
-
-    def __init__(self, name: str, *steps: Step, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        self.name, self.steps, self.status, self.answer_headers = name, steps, status, headers or {}
-        self.requests: list[dict[str, Any]] = []
-        self.closed = asyncio.Event()
-
-    async def send(self, body: dict[str, Any]) -> Reply:
-        self.requests.append(body)
-        return _Exchange(self)
-
-
-class _Exchange:
-    def __init__(self, provider: Played) -> None:
-        self.status, self.headers = provider.status, provider.answer_headers
-        self._steps: Iterator[Step] = iter(provider.steps)
-        self._gate: asyncio.Event | None = None
-        self._closed = provider.closed
-
-    async def read(self, wait: float) -> bytes | None:
-        step = self._gate or next(self._steps, b"")
-        if isinstance(step, asyncio.Event):
-            self._gate = step
-            try:
-                await asyncio.wait_for(step.wait(), wait)
-            except TimeoutError:
-                return None
-            self._gate = None
-            return await self.read(wait)
-        if isinstance(step, Exception):
-            raise step
-        return step
-
-    def close(self) -> None:
-        self._closed.set()
 
 
 def event(payload: Any) -> bytes:
@@ -186,10 +159,10 @@ class Told:
 
 
 class Gateway:
-    """The running gateway. `key` is a customer's with $100; `played` are the providers by name, sandbox included."""
+    """A running gateway and one customer of it, with $100; `books` is the operator's connection to the database."""
 
-    def __init__(self, url: str, books: asyncpg.Connection, line: Line, played: dict[str, Provider]) -> None:
-        self.url, self.books, self.line, self.played = url, books, line, played
+    def __init__(self, url: str, books: asyncpg.Connection) -> None:
+        self.url, self.books = url, books
         self.user_id, self.key = 0, ""
         self.client = httpx.AsyncClient(base_url=url, timeout=DEADLINE_S, trust_env=False)
 
@@ -256,27 +229,60 @@ class Gateway:
         await self.books.execute("update gateway.credit_holds set expires_at = now() where state = 'held'")
         await self.books.fetchval("select api.expire_holds()")
 
-    async def tables(self) -> dict[str, Any]:
+    async def tables(self) -> dict[str, list[str]]:
         """All that is in the database."""
-        return await contents(self.books)
+        return await dump(self.books)
 
 
-async def contents(connection: asyncpg.Connection) -> dict[str, Any]:
-    """Each table's rows, as text."""
-    tables = await connection.fetch(
-        "select relname from pg_class where relnamespace = 'gateway'::regnamespace"
-        " and relkind in ('r', 'p') and not relispartition"
-    )
-    return {
-        name: await connection.fetchval(f"select string_agg(t::text, E'\\n' order by t::text) from gateway.{name} t")  # noqa: S608
-        for (name,) in tables
-    }
+class InProcess(Gateway):
+    """The apps in this loop, as in a container, with `providers` by name and a `line` to the database."""
+
+    def __init__(self, url: str, books: asyncpg.Connection, line: Line, available: dict[str, Provider]) -> None:
+        super().__init__(url, books)
+        self.line, self.providers = line, available
+
+    def connect(self, name: str, address: str) -> None:
+        """Have a provider at this address, by its real adapter."""
+        self.providers[name] = providers.ADAPTERS[name](settings.load({**os.environ, **provider(name, address)}))
+
+
+class OnLambda(Gateway):
+    """The functions of the real template in processes of their own, behind the local API Gateway."""
+
+    def __init__(self, url: str, books: asyncpg.Connection, aws: LocalLambda, log: list[str]) -> None:
+        super().__init__(url, books)
+        self.aws, self.log = aws, log
+
+    def kill(self, function: str = "ChatFunction") -> None:
+        """End every process of a function, as Lambda may: SIGKILL."""
+        for environment in self.aws.pools[function].environments:
+            assert environment.process is not None
+            environment.process.kill()
+
+    async def sweep(self) -> None:
+        """Let every open hold's time be over, and have the job end them."""
+        await self.books.execute("update gateway.credit_holds set expires_at = now() where state = 'held'")
+        await self.aws.invoke("JobsFunction", {"job": "expire_holds"})
+
+
+def provider(name: str, address: str) -> dict[str, str]:
+    """The settings of a provider at this address."""
+    return {f"{name.upper()}_API_KEY": PROVIDER_KEY, f"{name.upper()}_BASE_URL": address}
 
 
 @asynccontextmanager
-async def books_of(url: str) -> AsyncIterator[asyncpg.Connection]:
+async def seeded(gateway: Gateway, database: Database) -> AsyncIterator[None]:
+    """The seed's catalogue and customer, for a gateway that is running."""
+    gateway.key = (await seed.seed(database.admin)).customer_key
+    gateway.user_id = await gateway.books.fetchval("select id from gateway.users where username = $1", seed.CUSTOMER)
+    async with gateway.client:
+        yield
+
+
+@asynccontextmanager
+async def books_of(database: Database) -> AsyncIterator[asyncpg.Connection]:
     """A connection as the operator."""
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(database.admin)
     try:
         yield connection
     finally:
@@ -284,20 +290,33 @@ async def books_of(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-async def gateway(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
-    """A gateway with the seed's catalogue and customer; only the sandbox answers, and what a test adds to `played`."""
-    seeded = await seed.seed(database.admin)
+async def gateway(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcess]:
+    """A gateway in this process; the sandbox answers, and whom a test connects."""
     line = Line(database.service)
-    played: dict[str, Provider] = {"sandbox": Sandbox()}
-    monkeypatch.setattr(providers, "available", lambda: played)
-    database_door.use(line)
-    async with books_of(database.admin) as books, listening(app) as url:
-        running = Gateway(url, books, line, played)
-        running.key = seeded.customer_key
-        running.user_id = await books.fetchval("select id from gateway.users where username = $1", seed.CUSTOMER)
+    available: dict[str, Provider] = {"sandbox": Sandbox()}
+    monkeypatch.setattr(providers, "available", lambda: available)
+    door.use(line)
+    try:
+        async with books_of(database) as books, listening(app) as url:
+            running = InProcess(url, books, line, available)
+            async with seeded(running, database):
+                yield running
+    finally:
+        await outbound.close()
+        await door.close()
+
+
+@asynccontextmanager
+async def on_lambda(database: Database, queues: Path, **environment: str) -> AsyncIterator[OnLambda]:
+    """A gateway on the local Lambda; without another transport in `environment`, its functions use postgres."""
+    log: list[str] = []
+    own = {"STAGE": "dev", "KEY_PEPPERS": os.environ["KEY_PEPPERS"], "CORE_SECRET_ARN": "", "PROVIDERS_SECRET_ARN": ""}
+    variables = {"DATABASE_URL": database.service, **own, **environment}
+    aws = LocalLambda(TEMPLATE, variables, queues, lambda function, line: log.append(f"{function} {line}"))
+    async with books_of(database) as books:
+        running = OnLambda(await aws.start(), books, aws, log)
         try:
-            yield running
+            async with seeded(running, database):
+                yield running
         finally:
-            await running.client.aclose()
-            await outbound.close()
-            await database_door.close()
+            await aws.stop()

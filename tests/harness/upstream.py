@@ -31,7 +31,7 @@ type Step = bytes | float | Fault
 """Bytes to send, seconds to wait, or a fault, which ends the connection."""
 
 type Reply = tuple[Step, ...]
-"""All that goes over the wire for one request, status line included. After a reply without a fault the connection stays."""
+"""All that goes over the wire for one request, status line included; without a fault the connection stays open."""
 
 
 class Request(msgspec.Struct, frozen=True):

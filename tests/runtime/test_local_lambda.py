@@ -298,25 +298,28 @@ async def test_changed_source_serves_the_next_invocation_and_spares_the_running_
 
 
 PARENT = """
-import asyncio, pathlib, sys
+import asyncio, json, pathlib, sys
 from local.aws_lambda import LocalLambda
+from tests.runtime.waiting import until
 
-async def main():
-    aws = LocalLambda(pathlib.Path(sys.argv[1]), {}, pathlib.Path(sys.argv[2]))
+async def main(template, data, done):
+    aws = LocalLambda(pathlib.Path(template), {}, pathlib.Path(data))
     await aws.start()
-    await aws.invoke("QueueFunction", {"Records": []})
+    aws.sqs.queues["WorkQueue"].add(json.dumps({"file": done, "name": "one", "fail": "hang"}))
+    await until(pathlib.Path(done).exists)
     print(aws.pools["QueueFunction"].environments[0].process.pid, flush=True)
     await asyncio.Event().wait()
 
-asyncio.run(main())
+asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def test_functions_die_with_the_process_that_started_them(tmp_path: Path):
+async def test_a_busy_function_dies_with_the_process_that_started_it(tmp_path: Path, done: Path):
     parent = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PARENT, TEMPLATE, tmp_path),
+        *(sys.executable, "-c", PARENT, TEMPLATE, tmp_path, done),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        cwd=HERE.parents[1],
     )
     assert parent.stdout
     pid = int(await parent.stdout.readline())

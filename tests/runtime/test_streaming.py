@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from local.invocation import FunctionError
 from tests.runtime.waiting import until
 
 if TYPE_CHECKING:
@@ -163,6 +164,11 @@ async def test_snapstart_hooks_run_around_the_snapshot(client: httpx.AsyncClient
     assert response["history"] == ["startup", "before snapshot", "after restore"]
 
 
+async def test_a_failed_restore_is_reported(aws: LocalLambda):
+    with pytest.raises(FunctionError, match="ValueError"):
+        await aws.invoke("UnrestoredFunction", {})
+
+
 async def test_one_process_and_loop_serve_one_request_after_the_other(client: httpx.AsyncClient):
     seen = [(await client.get("/snap/scope")).json() for _ in range(5)]
     assert len({(response["pid"], response["loop"]) for response in seen}) == 1
@@ -190,7 +196,7 @@ async def test_the_scope_has_what_aws_knows(client: httpx.AsyncClient):
     assert [value for name, value in seen["headers"] if name == "host"] == ["localhost"]
 
 
-async def test_64_streams_run_at_once_in_one_small_process(aws: LocalLambda, client: httpx.AsyncClient, gate: Path):
+async def test_64_streams_run_at_once_in_one_small_process(aws: LocalLambda, gate: Path):
     limits = httpx.Limits(max_connections=None)
     begun = asyncio.Semaphore(0)
 
@@ -202,10 +208,10 @@ async def test_64_streams_run_at_once_in_one_small_process(aws: LocalLambda, cli
             return first + "".join([chunk async for chunk in chunks])
 
     async with (
-        httpx.AsyncClient(base_url=aws.address, timeout=30, limits=limits, trust_env=False) as client,
+        httpx.AsyncClient(base_url=aws.address, timeout=30, limits=limits, trust_env=False) as many,
         asyncio.TaskGroup() as group,
     ):
-        streams = [group.create_task(stream(client)) for _ in range(64)]
+        streams = [group.create_task(stream(many)) for _ in range(64)]
         for _ in streams:
             await begun.acquire()
         environments = aws.pools["ManyFunction"].environments

@@ -7,6 +7,7 @@ its timers close connections that it does not look at; ours are looked at when t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,10 +56,13 @@ class Postgres:
         except asyncpg.PostgresError as error:
             failure = Failure(error.sqlstate or "XX000", error.message or "", error.detail)
             sound = failure.code not in LOST
+            if not sound:
+                self._drop_idle()
             raise failure from error
         except TimeoutError as error:
             raise Failure("57014", "timed out") from error
         except BROKEN as error:
+            self._drop_idle()
             raise Failure("08006", "connection lost") from error
         finally:
             self._give(connection, sound=sound)
@@ -66,13 +70,12 @@ class Postgres:
 
     async def close(self) -> None:
         """Waits for the calls that run, at most as long as one may take; closes every connection."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 for _ in range(CONNECTIONS):
                     await self._slots.acquire()
-        finally:
-            self._drop_idle()
-            await asyncio.gather(*self._closing)
+        self._drop_idle()
+        await asyncio.gather(*self._closing)
 
     async def _take(self) -> Connection:
         """A connection for one call: the one used last, or a new one."""
@@ -107,19 +110,18 @@ class Postgres:
     def _give(self, connection: Connection, *, sound: bool) -> None:
         """Takes a connection back, and resets nothing: no call sets anything outside its transaction.
 
-        One that was cut was not cut alone; one whose call was given up closes when the server knows.
+        One whose call was given up is closed when the server knows.
         """
         self._slots.release()
         if sound:
             self._idle.append((connection, self._clock()))
-        elif connection.is_closed():
-            self._drop_idle()
-        else:
+        elif not connection.is_closed():
             closing = asyncio.create_task(_close(connection))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
     def _drop_idle(self) -> None:
+        """Closes the connections that nobody uses: what cut one of them has cut the others."""
         for connection, _ in self._idle:
             connection.terminate()
         self._idle.clear()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Literal
 
 import msgspec
@@ -33,7 +33,7 @@ type Outcome = Literal["completed", "cut", "cancelled"]
 
 async def serve(call: Call) -> Answer:
     """Admit a call and bring its answer up to the first token. Raises every refusal; the answer is to be closed."""
-    hold = await _authorize(call)
+    hold = await _admitted(call)
     if hold.replay is not None:
         return Replayed(Bill(call, hold), hold.replay)
     answer = Streamed(Bill(call, hold)) if call.request.stream else Whole(Bill(call, hold))
@@ -43,6 +43,24 @@ async def serve(call: Call) -> Answer:
         await answer.close()
         raise
     return answer
+
+
+async def _admitted(call: Call) -> Hold:
+    """The call's hold; one that is taken while the request is being cancelled is given back."""
+    asking = asyncio.ensure_future(_authorize(call))
+    try:
+        await asyncio.wait({asking})
+    except asyncio.CancelledError:
+        await _to_the_end(_give_back(asking))
+        raise
+    return asking.result()
+
+
+async def _give_back(asking: asyncio.Future[Hold]) -> None:
+    with suppress(GatewayError):  # refused: nothing is held
+        hold = await asking
+        if hold.replay is None:
+            await credits.release(hold)
 
 
 async def _authorize(call: Call) -> Hold:

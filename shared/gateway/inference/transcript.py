@@ -59,7 +59,7 @@ class Transcript:
             delta = choice["delta"] = {}
         if index not in self.finish_reasons:
             self.finish_reasons[index] = None
-            delta.setdefault("role", "assistant")
+            delta["role"] = delta.get("role") or "assistant"
         reason = choice["finish_reason"] = _reason(choice)
         if reason is not None:
             self.finish_reasons[index] = reason
@@ -76,7 +76,7 @@ class Transcript:
         self.upstream_id = completion["id"][:200] if isinstance(completion.get("id"), str) else None
         for position, choice in enumerate(completion["choices"]):
             choice["index"] = _index(choice, position)
-            choice["message"].setdefault("role", "assistant")
+            choice["message"]["role"] = "assistant"
             self.finish_reasons[position] = choice["finish_reason"] = _reason(choice) or "stop"
             self.seen_bytes += _written(choice["message"], fragments=False)
 

@@ -88,7 +88,7 @@ class Provider:
             async with asyncio.timeout(TOTAL_S):
                 reply = await self.send(body)
                 try:
-                    data = await _whole(reply)
+                    data = await _whole(reply, MAX_BODY_BYTES)
                     if reply.status != 200:
                         raise failure(reply.status, reply.headers, data)
                 finally:
@@ -159,7 +159,7 @@ def _ended(chunk: dict[str, Any]) -> list[Any]:
     return [choice.get("index", position) for position, choice in enumerate(choices) if choice.get("finish_reason")]
 
 
-async def _whole(reply: Reply, limit: int = MAX_BODY_BYTES) -> bytes:
+async def _whole(reply: Reply, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while data := await reply.read(TOTAL_S):

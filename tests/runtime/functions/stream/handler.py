@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 HISTORY: list[str] = []
 register_before_snapshot(lambda: HISTORY.append("before snapshot"))
 register_after_restore(lambda: HISTORY.append("after restore"))
+if "BREAK_RESTORE" in os.environ:
+    register_after_restore(lambda: HISTORY.remove("what is not there"))
 
 
 async def opened(gate: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ def handler(event: dict[str, Any], _: object) -> dict[str, Any]:
         message = json.loads(record["body"])
         with Path(message["file"]).open("a") as file:
             file.write(f"{message['name']} {record['attributes']['ApproximateReceiveCount']}\n")
+        if message.get("fail") == "hang":
+            time.sleep(600)
         if message.get("fail") == "raise":
             raise ValueError("the whole batch")
         if message.get("fail") == "report" or (

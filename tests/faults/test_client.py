@@ -1,0 +1,149 @@
+"""Clients that leave, that come all at once, and that may not come any more."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from gateway.inference import completions
+from tests.harness.gateway import GPT, InProcess, delta
+from tests.harness.upstream import Fault, Upstream, streamed
+from tests.runtime.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+
+HELD_S = 0.02
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A stream's status does not wait long for its first token."""
+    monkeypatch.setattr(completions, "STATUS_HELD_S", HELD_S)
+    return
+
+
+async def test_who_leaves_mid_stream_pays_for_what_came_and_the_provider_is_stopped(
+    gateway: InProcess, upstream: Upstream
+):
+    before = await gateway.balance()
+    gateway.connect("openrouter", upstream.url)
+    upstream.will(streamed(delta("One two three four"), Fault.STALL))
+    async with gateway.reading(model=GPT) as chunks:
+        assert b"One two" in await anext(chunks)
+    await upstream.idle()
+    assert await gateway.ended() == ["settled"]
+    (used,) = await gateway.usage()
+    assert (used["outcome"], used["is_estimated"], used["completion_tokens"]) == ("cancelled", True, 5)
+    assert await gateway.balance() == before - used["cost_nano"] < before
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_who_leaves_before_the_first_token_pays_nothing(gateway: InProcess, upstream: Upstream):
+    before = await gateway.balance()
+    gateway.connect("openrouter", upstream.url)
+    upstream.will(streamed(Fault.STALL))
+    async with gateway.reading(model=GPT) as chunks:
+        assert await anext(chunks) == b": keep-alive\n\n"
+    await upstream.idle()
+    assert await gateway.ended() == ["released"]
+    assert await gateway.balance() == before
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_who_leaves_before_the_status_pays_nothing(gateway: InProcess, upstream: Upstream):
+    before = await gateway.balance()
+    gateway.connect("openrouter", upstream.url)
+    upstream.will((Fault.STALL,))
+    asking = asyncio.create_task(gateway.stream(model=GPT))
+    await until(lambda: upstream.requests)
+    asking.cancel()
+    await asyncio.wait({asking})
+    await upstream.idle()
+    assert await gateway.ended() == ["released"]
+    assert await gateway.balance() == before
+
+
+async def test_who_leaves_with_half_a_body_sent_has_asked_nothing(gateway: InProcess):
+    before, address = await gateway.tables(), urlsplit(gateway.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {gateway.key}\r\n"
+    writer.write(f'{head}Content-Length: 500\r\n\r\n{{"model": '.encode())
+    writer.write_eof()
+    await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert gateway.line.calls == []
+    assert await gateway.tables() == before
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(("clients", "affordable"), [(64, 10), (2, 1)])
+async def test_requests_at_once_never_hold_more_than_the_balance(
+    gateway: InProcess, upstream: Upstream, clients: int, affordable: int
+):
+    await gateway.ask(model="sandbox/chat", max_tokens=50)
+    bound = await gateway.books.fetchval("select bound_nano from gateway.credit_holds")
+    await gateway.customer(affordable * bound)
+    await gateway.books.execute("update gateway.offers set provider = 'openrouter' where model_id = 'sandbox/chat'")
+    gateway.connect("openrouter", upstream.url)
+    upstream.will((Fault.STALL,))
+    asking = [asyncio.create_task(gateway.ask(stream=True, max_tokens=50)) for _ in range(clients)]
+    refused = await answered(asking, upstream)
+    assert len(upstream.requests) == affordable
+    assert await gateway.held() <= affordable * bound
+    for response in refused:
+        assert (response.status_code, response.json()["error"]["code"]) == (402, "in_flight_budget")
+        assert int(response.headers["retry-after-ms"]) > 0
+    for task in asking:
+        task.cancel()
+    await asyncio.wait(asking)
+    states = await gateway.ended(1 + affordable)
+    assert states == ["settled", *["released"] * affordable]
+    assert await gateway.balance() == affordable * bound
+
+
+async def answered(asking: list[asyncio.Task[httpx.Response]], upstream: Upstream) -> list[httpx.Response]:
+    """What was refused, once every request is with the provider or refused."""
+    await until(lambda: sum(task.done() for task in asking) + len(upstream.requests) == len(asking))
+    return [task.result() for task in asking if task.done()]
+
+
+async def test_requests_at_once_are_each_charged_once(gateway: InProcess):
+    before = await gateway.balance()
+    answers = await asyncio.gather(*(gateway.ask() for _ in range(32)), *(gateway.stream() for _ in range(32)))
+    await gateway.ended(64)
+    used = await gateway.usage()
+    assert len(answers) == len(used) == 64
+    assert await gateway.balance() == before - sum(row["cost_nano"] for row in used)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("api_keys set status = 'revoked'", "invalid_api_key"),
+        ("api_keys set expires_at = now()", "expired_api_key"),
+        ("api_keys set key_hash = 'v1:' || repeat('0', 64)", "invalid_api_key"),
+        ("users set status = 'suspended'", "invalid_api_key"),
+    ],
+)
+async def test_a_key_that_was_good_a_moment_ago(gateway: InProcess, change: str, code: str):
+    assert (await gateway.ask()).status_code == 200
+    await gateway.ended(1)
+    await gateway.books.execute(f"update gateway.{change}")  # noqa: S608
+    before = await gateway.tables()
+    for path in ("/v1/chat/completions", "/v1/credits", "/v1/key"):
+        response = await gateway.client.request(
+            "POST" if "chat" in path else "GET",
+            path,
+            headers=gateway.headers(),
+            content=b'{"model": "sandbox/chat", "messages": [{"role": "user", "content": "Hello"}]}' * ("chat" in path),
+        )
+        assert (response.status_code, response.json()["error"]["code"]) == (401, code)
+        assert response.headers["www-authenticate"] == "Bearer"
+    assert await gateway.tables() == before
