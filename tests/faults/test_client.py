@@ -87,7 +87,7 @@ async def test_who_leaves_with_half_a_body_sent_has_asked_nothing(gateway: InPro
 async def test_requests_at_once_never_hold_more_than_the_balance(
     gateway: InProcess, upstream: Upstream, clients: int, affordable: int
 ):
-    await gateway.ask(model="sandbox/chat", max_tokens=50)
+    await gateway.stream(max_tokens=50)
     bound = await gateway.books.fetchval("select bound_nano from gateway.credit_holds")
     await gateway.customer(affordable * bound)
     await gateway.books.execute("update gateway.offers set provider = 'openrouter' where model_id = 'sandbox/chat'")

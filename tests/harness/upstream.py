@@ -47,7 +47,7 @@ class Request(msgspec.Struct, frozen=True):
         return msgspec.json.decode(self.body)
 
 
-def head(status: int = 200, **headers: str) -> bytes:
+def head(status: int = 200, /, **headers: str) -> bytes:
     """A status line and headers; `content_type` stands for `content-type`."""
     lines = [f"HTTP/1.1 {status} Recorded", *(f"{name.replace('_', '-')}: {text}" for name, text in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode()

@@ -35,6 +35,7 @@ from tests.providers.subjects import (
 
 if TYPE_CHECKING:
     from gateway.providers.base import Provider
+    from tests.harness.upstream import Step
 
 STREAM = request(stream=True)
 FINISHED = b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
@@ -377,7 +378,7 @@ async def test_an_exchange_has_a_total_whatever_it_sends(
     one: Provider, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(base, "TOTAL_S", 0.15)
-    endless = [b": waiting\n\n", 0.01] * 500
+    endless: list[Step] = [b": waiting\n\n", 0.01] * 500
     upstream.will((head(), *endless))
     assert type(await refused(one, request())) is ProviderTimeout
     assert type(await refused(one, STREAM)) is ProviderTimeout
@@ -389,7 +390,7 @@ async def test_bytes_keep_a_stream_from_being_given_up(
     """Comments are bytes too: a provider that waits for its model says so."""
     monkeypatch.setattr(base, "IDLE_S", 1.0)
     monkeypatch.setattr(base, "KEEP_ALIVE_S", 0.05)
-    waiting = [b": OPENROUTER PROCESSING\n\n", 0.4] * 4
+    waiting: list[Step] = [b": OPENROUTER PROCESSING\n\n", 0.4] * 4
     upstream.will(streamed(*waiting, recorded("openrouter", "stream.sse")))
     heard = await Told().hear(one, STREAM)
     assert heard.text

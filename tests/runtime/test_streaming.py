@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,6 +197,7 @@ async def test_the_scope_has_what_aws_knows(client: httpx.AsyncClient):
     assert [value for name, value in seen["headers"] if name == "host"] == ["localhost"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
 async def test_64_streams_run_at_once_in_one_small_process(aws: LocalLambda, gate: Path):
     limits = httpx.Limits(max_connections=None)
     begun = asyncio.Semaphore(0)

@@ -1,0 +1,290 @@
+"""Providers that fail, before their first token and after it: who answers instead, what the client hears, who pays."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.providers import base
+from tests.harness.gateway import DONE, GPT, PROVIDER_KEY, InProcess, answer, delta, event, finish, usage
+from tests.harness.upstream import Fault, Reply, Upstream, streamed, until_closed, whole
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CANARY = "words-of-the-provider-that-nobody-may-read"
+COST_NANO = 10 * 150 + 5 * 600
+"""Of 10 prompt and 5 completion tokens at the seed's prices."""
+GOOD = (delta("", role="assistant"), delta("Hello"), finish(), usage(), DONE)
+REFUSALS = {
+    "closes": ((Fault.CLOSE,), 502, "provider_error"),
+    "resets": ((Fault.RESET,), 502, "provider_error"),
+    "401": (whole(CANARY.encode(), 401), 502, "provider_error"),
+    "402": (whole(CANARY.encode(), 402), 502, "provider_error"),
+    "403": (whole(CANARY.encode(), 403), 502, "provider_error"),
+    "404": (whole(CANARY.encode(), 404), 502, "provider_error"),
+    "408": (whole(CANARY.encode(), 408), 504, "provider_timeout"),
+    "429": (whole(CANARY.encode(), 429, retry_after="7"), 429, "provider_rate_limited"),
+    "500": (whole(CANARY.encode(), 500), 502, "provider_error"),
+    "503": (whole(CANARY.encode(), 503), 502, "provider_error"),
+    "504": (whole(CANARY.encode(), 504), 504, "provider_timeout"),
+    "529": (whole(CANARY.encode(), 529), 502, "provider_error"),
+    "redirects": (whole(b"", 302, location=f"http://127.0.0.1:1/{CANARY}"), 502, "provider_error"),
+    "html": (whole(f"<html>{CANARY}</html>".encode(), content_type="text/html"), 502, "provider_error"),
+    "error with status 200": (
+        whole(json.dumps({"error": {"message": CANARY, "code": 500}}).encode()),
+        502,
+        "provider_error",
+    ),
+    "empty": (whole(b""), 502, "provider_error"),
+    "an array": (whole(b"[]"), 502, "provider_error"),
+    "no choices": (whole(b'{"choices": []}'), 502, "provider_error"),
+    "choices of another kind": (whole(b'{"choices": {"a": 1}}'), 502, "provider_error"),
+    "a message of another kind": (whole(b'{"choices": [{"message": "text"}]}'), 502, "provider_error"),
+    "calls of another kind": (
+        whole(b'{"choices": [{"message": {"tool_calls": [null]}}]}'),
+        502,
+        "provider_error",
+    ),
+    "compressed": (whole(b"\x1f\x8b", content_encoding="gzip"), 502, "provider_error"),
+    "cut": (until_closed(content_length="100"), 502, "provider_error"),
+    "stalls": ((Fault.STALL,), 504, "provider_timeout"),
+}
+STREAM_REFUSALS = {
+    name: case
+    for name, case in REFUSALS.items()
+    if name not in ("an array", "no choices", "choices of another kind", "a message of another kind", "calls of another kind")
+} | {
+    "ends at once": (streamed(), 502, "provider_error"),
+    "only [DONE]": (streamed(DONE), 502, "provider_error"),
+    "only a role": (streamed(delta("", role="assistant"), DONE), 502, "provider_error"),
+    "only usage": (streamed(usage(), DONE), 502, "provider_error"),
+    "cut before a token": (streamed(delta("", role="assistant"), Fault.CLOSE), 502, "provider_error"),
+    "stalls before a token": (streamed(delta("", role="assistant"), Fault.STALL), 504, "provider_timeout"),
+    "an error event": (streamed(event({"error": {"message": CANARY, "code": 429}})), 429, "provider_rate_limited"),
+    "garbage": (streamed(b"data: {" + CANARY.encode() + b"\n\n"), 502, "provider_error"),
+    "index of another kind": (
+        streamed(event({"choices": [{"index": {}, "delta": {"content": "x"}}]})),
+        502,
+        "provider_error",
+    ),
+    "calls of another kind": (
+        streamed(event({"choices": [{"index": 0, "delta": {"tool_calls": [None]}}]})),
+        502,
+        "provider_error",
+    ),
+    "function of another kind": (
+        streamed(event({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": "f"}]}}]})),
+        502,
+        "provider_error",
+    ),
+}
+BREAKS: dict[str, tuple[bytes | Fault, ...]] = {
+    "cut": (Fault.CLOSE,),
+    "reset": (Fault.RESET,),
+    "stall": (Fault.STALL,),
+    "inside an event": (b'data: {"choices"', Fault.CLOSE),
+    "inside a character": ("data: …".encode()[:-1], Fault.CLOSE),
+    "without [DONE]": (),
+    "garbage": (b"data: {" + CANARY.encode() + b"\n\n", *GOOD),
+    "html": (b"<html>" + CANARY.encode() + b"</html>", Fault.CLOSE),
+    "an error event": (event({"error": {"message": CANARY, "code": 500}}), DONE),
+    "a rate limit": (event({"error": {"message": CANARY, "code": 429}}), DONE),
+    "an array": (b"data: []\n\n", DONE),
+    "too long": (b"data: " + b"x" * (1 << 20) + b"x\n\n", *GOOD),
+    "a delta of another kind": (event({"choices": [{"index": 0, "delta": {"tool_calls": ["x"]}}]}), DONE),
+}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Providers are waited for a moment only."""
+    monkeypatch.setattr(base, "IDLE_S", 0.3)
+    monkeypatch.setattr(base, "TOTAL_S", 0.6)
+
+
+@pytest.fixture
+async def second(gateway: InProcess) -> AsyncIterator[Upstream]:
+    """Another provider of the same model, which answers when the first one does not."""
+    async with Upstream().open() as double:
+        gateway.connect("portkey", double.url)
+        yield double
+
+
+async def refused(gateway: InProcess, upstream: Upstream, reply: Reply, *, stream: bool) -> dict[str, Any]:
+    """The error of a completion that no provider serves: nothing may have been charged, and nothing be told."""
+    before = await gateway.balance(), await gateway.usage()
+    upstream.will(reply)
+    response = await gateway.ask(model=GPT, stream=stream)
+    assert CANARY not in response.text + str(response.headers)
+    assert PROVIDER_KEY not in response.text
+    assert (await gateway.balance(), await gateway.usage(), await gateway.held()) == (*before, 0)
+    error: dict[str, Any] = response.json()["error"]
+    return error | {"status": response.status_code, "retry": response.headers.get("retry-after")}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_failure_before_the_first_token_is_a_status(gateway: InProcess, upstream: Upstream, *, stream: bool):
+    gateway.connect("openrouter", upstream.url)
+    seen, expected = {}, {}
+    for name, (reply, status, code) in (STREAM_REFUSALS if stream else REFUSALS).items():
+        error = await refused(gateway, upstream, reply, stream=stream)
+        seen[name], expected[name] = (error["status"], error["code"]), (status, code)
+        assert error["metadata"]["retryable"] is True, name
+        assert error["retry"] == ("7" if name == "429" else "5" if name == "an error event" else error["retry"])
+    assert seen == expected
+    assert set(await gateway.holds()) == {"released"}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_another_provider_answers_instead(
+    gateway: InProcess, upstream: Upstream, second: Upstream, *, stream: bool
+):
+    gateway.connect("openrouter", upstream.url)
+    second.will(streamed(*GOOD) if stream else whole(answer("Hello")))
+    cases = STREAM_REFUSALS if stream else REFUSALS
+    for name, (reply, *_) in cases.items():
+        upstream.will(reply)
+        before = await gateway.balance()
+        response = await gateway.ask(model=GPT, stream=stream)
+        assert (response.status_code, response.headers.get("x-gateway-provider")) == (200, "portkey"), name
+        assert "Hello" in response.text
+        assert CANARY not in response.text
+        await gateway.ended(1 + list(cases).index(name))
+        assert await gateway.balance() == before - COST_NANO, name
+    assert {row["provider"] for row in await gateway.usage()} == {"portkey"}
+    assert len(second.requests) == len(cases)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_what_is_the_callers_to_mend_is_asked_of_nobody_else(
+    gateway: InProcess, upstream: Upstream, second: Upstream, *, stream: bool
+):
+    gateway.connect("openrouter", upstream.url)
+    for status in (400, 409, 413, 422):
+        error = await refused(gateway, upstream, whole(CANARY.encode(), status), stream=stream)
+        assert (error["status"], error["code"]) == (400, "invalid_request_error")
+    error = await refused(gateway, upstream, whole(b'{"code": "context_length_exceeded"}', 400), stream=stream)
+    assert (error["status"], error["code"]) == (400, "context_length_exceeded")
+    assert second.requests == []
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("failing", [0, 1, 2, 3])
+async def test_all_but_one_may_fail(gateway: InProcess, failing: int, *, stream: bool):
+    names = ["openrouter", "portkey", "featherless", "chutes"]
+    await gateway.books.execute("delete from gateway.offers where model_id = 'sandbox/chat'")
+    for place, name in enumerate(names):
+        await gateway.books.execute(
+            "insert into gateway.offers (model_id, provider, upstream_id, priority, prompt_price, completion_price)"
+            " values ('sandbox/chat', $1, $1 || '-name', $2, 150000000, 600000000)",
+            name,
+            place,
+        )
+    async with AsyncExitStack() as stack:
+        doubles = [await stack.enter_async_context(Upstream().open()) for _ in names]
+        for place, (name, double) in enumerate(zip(names, doubles, strict=True)):
+            gateway.connect(name, double.url)
+            good = streamed(*GOOD) if stream else whole(answer("Hello"))
+            double.will(good if place >= failing else whole(b"", 500))
+        response = await gateway.ask(stream=stream)
+        assert response.headers["x-gateway-provider"] == names[failing]
+        assert [len(double.requests) for double in doubles] == [1] * (failing + 1) + [0] * (3 - failing)
+        assert doubles[failing].requests[0].json()["model"] == f"{names[failing]}-name"
+    assert await gateway.ended() == ["settled"]
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["", "with an Idempotency-Key"])
+async def test_a_failure_after_the_first_token_is_an_event(
+    gateway: InProcess, upstream: Upstream, second: Upstream, *, keyed: bool
+):
+    gateway.connect("openrouter", upstream.url)
+    for number, (name, pieces) in enumerate(BREAKS.items()):
+        before = await gateway.balance()
+        upstream.will(streamed(delta("Hello there"), *pieces))
+        told = await gateway.stream({"idempotency-key": name} if keyed else None, model=GPT)
+        assert (told.status, told.text, told.done) == (200, "Hello there", True), name
+        assert told.error is not None, name
+        *_, last = told.chunks
+        assert {"id", "object", "created", "model", "provider"} <= last.keys()
+        assert last["choices"] == [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]
+        assert CANARY not in told.body.decode()
+        assert await gateway.ended(number + 1)
+        used = (await gateway.usage())[-1]
+        assert (used["outcome"], used["is_estimated"], used["completion_tokens"]) == ("cut", True, 3), name
+        assert await gateway.balance() == before - used["cost_nano"] < before
+    assert second.requests == []
+
+
+USAGES = {
+    "missing": None,
+    "negative": {"prompt_tokens": -1, "completion_tokens": 5},
+    "absurd": {"prompt_tokens": 10**18, "completion_tokens": 5},
+    "null": {"prompt_tokens": None, "completion_tokens": None},
+    "a string": {"prompt_tokens": "10", "completion_tokens": "5"},
+    "a float": {"prompt_tokens": 10.5, "completion_tokens": 5},
+    "true": {"prompt_tokens": True, "completion_tokens": True},
+    "a list": [1, 2],
+    "details of another kind": {"prompt_tokens": -1, "prompt_tokens_details": [], "completion_tokens_details": "x"},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_usage_that_cannot_be_believed_is_estimated(gateway: InProcess, upstream: Upstream, *, stream: bool):
+    gateway.connect("openrouter", upstream.url)
+    for number, (name, reported) in enumerate(USAGES.items()):
+        before = await gateway.balance()
+        told = [event({"choices": [], "usage": reported})] if reported else []
+        good = streamed(delta("Hello there"), finish(), *told, DONE)
+        upstream.will(good if stream else whole(answer("Hello there", usage=reported)))
+        response = await gateway.ask(model=GPT, stream=stream)
+        assert response.status_code == 200, name
+        await gateway.ended(number + 1)
+        used = (await gateway.usage())[-1]
+        assert (used["outcome"], used["is_estimated"], used["completion_tokens"]) == ("completed", True, 3), name
+        bound = await gateway.books.fetchval("select bound_nano from gateway.credit_holds where id = $1", used["id"])
+        assert 0 < used["cost_nano"] <= bound
+        assert await gateway.balance() == before - used["cost_nano"]
+
+
+ODD_BUT_WHOLE = {
+    "no finish_reason": (delta("Hello"), usage(), DONE),
+    "no [DONE]": (delta("Hello"), finish(), usage()),
+    "an empty finish_reason": (event({"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": ""}]}), *GOOD[2:]),
+    "no index, no delta": (delta("Hello"), event({"choices": [{"finish_reason": "stop"}]}), usage(), DONE),
+    "usage with the end": (delta("Hello"), event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}), DONE),
+    "usage twice": (delta("Hello"), finish(), usage(completion_tokens=1), usage(), DONE),
+    "two [DONE]": (*GOOD, DONE),
+    "more after [DONE]": (*GOOD, delta(CANARY)),
+    "comments and CRLF": (b": hello\r\n\r\n", b"event: message\r\n" + delta("Hello").replace(b"\n", b"\r\n"), *GOOD[2:]),
+    "a NUL in its id": (event({"id": "a\0b", "choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": "st\0op"}]}), usage(), DONE),
+}  # fmt: skip
+
+
+async def test_odd_answers_that_are_whole_are_charged_as_reported(gateway: InProcess, upstream: Upstream):
+    gateway.connect("openrouter", upstream.url)
+    for number, (name, pieces) in enumerate(ODD_BUT_WHOLE.items()):
+        before = await gateway.balance()
+        upstream.will(streamed(*pieces))
+        told = await gateway.stream(model=GPT, stream_options={"include_usage": True})
+        assert (told.error, told.text, told.done) == (None, "Hello", True), name
+        ends = [choice["finish_reason"] for choice in told.choices() if choice["finish_reason"] is not None]
+        assert len(ends) == 1, name
+        assert ends[0], name
+        await gateway.ended(number + 1)
+        used = (await gateway.usage())[-1]
+        assert (used["outcome"], used["is_estimated"]) == ("completed", False), name
+        assert before - await gateway.balance() == COST_NANO, name
+
+
+async def test_usage_above_the_bound_is_charged_as_it_is(gateway: InProcess, upstream: Upstream):
+    gateway.connect("openrouter", upstream.url)
+    upstream.will(whole(answer(usage={"prompt_tokens": 9_000_000, "completion_tokens": 9_000_000})))
+    before = await gateway.balance()
+    response = await gateway.ask(model=GPT, max_tokens=1)
+    await gateway.ended()
+    assert response.status_code == 200
+    assert await gateway.balance() == before - 9_000_000 * 750
