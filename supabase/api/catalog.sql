@@ -7,7 +7,7 @@ create type api.offer as (
 
 -- Whether an offer may be served: it has a price, and one of zero only when it is meant to be free.
 create function api.is_priced(o gateway.offers)
-returns boolean language sql immutable security definer set search_path = '' as $$
+returns boolean language sql immutable as $$
   select o.prompt_price is not null and o.completion_price is not null
      and (o.is_free or o.prompt_price > 0 or o.completion_price > 0 or o.request_price > 0)
 $$;
@@ -32,7 +32,7 @@ grant execute on function api.models to gateway_catalog, service_role;
 -- The offers that may serve one of `models` (ids, best first) by one of `providers` (names with a key in this deployment)
 -- under the caller's preferences {order, only, ignore, max_price{prompt, completion}, allow_fallbacks}, best first.
 create function api.offers_of(models jsonb, providers jsonb, preferences jsonb)
-returns setof api.offer language sql stable rows 5 security definer set search_path = '' as $$
+returns setof api.offer language sql stable rows 5 as $$
   select row(o.model_id, o.provider, o.upstream_id, m.max_output_tokens, o.prompt_price, o.completion_price, o.request_price,
              coalesce(o.cache_read_price, o.prompt_price), coalesce(o.cache_write_price, o.prompt_price))::api.offer
     from jsonb_array_elements_text(models) with ordinality wanted (id, place)
@@ -52,7 +52,7 @@ $$;
 
 -- A test key's offers: the sandbox under the model's own name, free of charge.
 create function api.sandbox_offers(models jsonb)
-returns setof api.offer language sql stable rows 1 security definer set search_path = '' as $$
+returns setof api.offer language sql stable rows 1 as $$
   select row(m.id, 'sandbox', m.id, m.max_output_tokens, 0, 0, 0, 0, 0)::api.offer
     from jsonb_array_elements_text(models) with ordinality wanted (id, place)
     join gateway.models m on m.id = wanted.id and m.is_active
@@ -61,7 +61,7 @@ $$;
 
 -- Raises why none of `models` can be served: unknown (404), never priced (400), or nobody serves it now (503).
 create function api.refuse_models(models jsonb)
-returns void language plpgsql stable security definer set search_path = '' as $$
+returns void language plpgsql stable as $$
 begin
   if not exists (select from gateway.models m where m.is_active and models ? m.id) then
     raise exception using errcode = 'PT404', message = 'model_not_found', detail = '{"param": "model"}';

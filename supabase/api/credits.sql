@@ -31,7 +31,7 @@ grant execute on function api.authorize to gateway_chat, service_role;
 
 -- The offers open to this caller, best first; raises 403, 404, 400 or 503 when there is none.
 create function api.offers_for(who api.caller, models jsonb, providers jsonb, preferences jsonb)
-returns api.offer[] language plpgsql stable security definer set search_path = '' as $$
+returns api.offer[] language plpgsql stable as $$
 declare found api.offer[];
 begin
   if not models <@ to_jsonb(coalesce(who.allowed_models, array(select jsonb_array_elements_text(models)))) then
@@ -53,7 +53,7 @@ end $$;
 -- and answers the same; raises 409 for the id of a hold that has ended, or is another user's.
 create function api.hold(who api.caller, hold_id uuid, offers api.offer[], prompt_tokens bigint, expected_tokens bigint,
                          max_tokens bigint, choices integer, max_cost_nano bigint, idempotency_key text)
-returns jsonb language plpgsql security definer set search_path = '' as $$
+returns jsonb language plpgsql as $$
 declare purse gateway.users; key_left bigint; before bigint; fit record;
 begin
   select * into purse from gateway.users u where u.id = who.user_id for no key update;
@@ -85,7 +85,7 @@ end $$;
 -- tokens (16 at least, or all it may write), with max_tokens saying how many; else no offers (null).
 create function api.fit(candidates api.offer[], prompt_tokens bigint, asked_tokens bigint, choices integer, budget_nano bigint)
 returns table (offers jsonb, bound_nano bigint, max_tokens bigint)
-language sql stable rows 1 security definer set search_path = '' as $$
+language sql stable rows 1 as $$
   with priced as (
     select to_jsonb(o) - 'n' as offer, o.n, least(coalesce(fit.asked_tokens, o.max_output_tokens), o.max_output_tokens)::numeric as cap,
            fit.prompt_tokens::numeric * greatest(o.prompt_price, o.cache_read_price, o.cache_write_price)
@@ -108,7 +108,7 @@ $$;
 -- Raises why no offer fits: the caller's own ceiling, the key's limit, other requests in flight, or the balance.
 create function api.refuse_cost(offers api.offer[], prompt_tokens bigint, max_tokens bigint, choices integer,
                                 purse gateway.users, key_left bigint, max_cost_nano bigint)
-returns void language plpgsql stable security definer set search_path = '' as $$
+returns void language plpgsql stable as $$
 declare available constant bigint := purse.credits_nano - purse.held_nano;
 begin
   if max_cost_nano < least(available, key_left) then
@@ -167,7 +167,7 @@ grant execute on function api.settle to gateway_chat, gateway_jobs, service_role
 -- Moves a hold to settled and returns what it was before; an empty row when it was settled already. A hold that was lost
 -- is made up, so that the ledger has what its entry refers to. The caller has locked the user.
 create function api.end_hold(hold_id uuid, user_id bigint, key_id bigint, cost_nano bigint)
-returns gateway.credit_holds language plpgsql security definer set search_path = '' as $$
+returns gateway.credit_holds language plpgsql as $$
 declare was gateway.credit_holds;
 begin
   insert into gateway.credit_holds (id, user_id, key_id, bound_nano, state, expires_at)
@@ -182,7 +182,7 @@ end $$;
 
 -- Adds one request to its key's day.
 create function api.count_usage(u gateway.usage_records)
-returns void language sql security definer set search_path = '' as $$
+returns void language sql as $$
   insert into gateway.key_usage as k (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano, last_used_at)
   values (u.key_id, (u.created_at at time zone 'utc')::date, 1, u.prompt_tokens, u.completion_tokens, u.cost_nano, u.created_at)
   on conflict (key_id, day) do update
@@ -210,7 +210,7 @@ grant execute on function api.release to gateway_chat, gateway_jobs, service_rol
 
 -- Ends an open hold without a charge, as 'released' or 'expired', and returns it; an empty row when it was not open.
 create function api.let_go(hold_id uuid, user_id bigint, state text)
-returns gateway.credit_holds language plpgsql security definer set search_path = '' as $$
+returns gateway.credit_holds language plpgsql as $$
 declare gone gateway.credit_holds;
 begin
   perform from gateway.users u where u.id = let_go.user_id for no key update;

@@ -3,7 +3,7 @@
 -- The stored answer {hold_id, answer} of a request that was served under this key, or null when it is to be served now;
 -- raises 409 while it is being served and 422 when the key stands for another request.
 create function api.replay(user_id bigint, key text, fingerprint text, hold_id uuid)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
+returns jsonb language plpgsql stable as $$
 declare known record;
 begin
   select i.fingerprint, i.answer, i.hold_id, h.state, h.expires_at into known
@@ -26,7 +26,7 @@ end $$;
 
 -- Makes the key stand for a hold that has just been taken.
 create function api.claim(user_id bigint, key text, fingerprint text, hold_id uuid)
-returns void language sql security definer set search_path = '' as $$
+returns void language sql as $$
   insert into gateway.idempotency_keys as i (user_id, key, fingerprint, hold_id)
   values (claim.user_id, claim.key, claim.fingerprint, claim.hold_id)
   on conflict (user_id, key) do update
@@ -35,7 +35,7 @@ $$;
 
 -- Keeps the answer of a served hold, or lets the key go when there is none to keep.
 create function api.keep_answer(hold gateway.credit_holds, answer text)
-returns void language plpgsql security definer set search_path = '' as $$
+returns void language plpgsql as $$
 begin
   if hold.idempotency_key is null then
     return;

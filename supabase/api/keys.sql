@@ -7,7 +7,7 @@ create type api.caller as (
 
 -- The caller that a key stands for at this moment; raises 401 or 403 when it may not be used for `scope` from here.
 create function api.verify(key_id text, key_hashes jsonb, ip inet, referer text, scope text)
-returns api.caller language plpgsql stable security definer set search_path = '' as $$
+returns api.caller language plpgsql stable as $$
 declare k record; host text;
 begin
   select a.*, u.role, u.username, u.status as user_status into k
@@ -32,7 +32,7 @@ end $$;
 
 -- Whether a Referer's host is one of `hosts`, each exact or `*.` and a domain.
 create function api.is_allowed_referer(referer text, hosts text[])
-returns boolean language sql immutable security definer set search_path = '' as $$
+returns boolean language sql immutable as $$
   select coalesce(bool_or(host = h or (h like '*.%' and right(host, length(h) - 1) = substr(h, 2))), false)
     from unnest(hosts) h, substring(lower(referer) from '^https?://([a-z0-9._-]+)(?::[0-9]*)?(?:[/?#]|$)') host
 $$;
@@ -46,7 +46,7 @@ grant execute on function api.authenticate to gateway_chat, gateway_catalog, gat
 
 -- What a key spent since the start of its present limit_reset period (UTC days, weeks from Monday, months), in nano-dollars.
 create function api.spent(key_id bigint, period text)
-returns bigint language sql stable security definer set search_path = '' as $$
+returns bigint language sql stable as $$
   select coalesce(sum(cost_nano), 0)::bigint from gateway.key_usage k
    where k.key_id = spent.key_id and k.day >= case spent.period
      when 'daily' then (clock_timestamp() at time zone 'utc')::date

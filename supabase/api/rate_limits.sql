@@ -3,7 +3,7 @@
 -- Takes one request and `tokens` tokens from a bucket and says what is left; raises 429 and takes nothing when it is full.
 -- A full bucket admits its whole limit at once and refills evenly: any t seconds admit at most limit * (1 + t / 60).
 create function api.take(scope text, id bigint, requests_per_minute integer, tokens_per_minute bigint, tokens bigint)
-returns jsonb language plpgsql security definer set search_path = '' as $$
+returns jsonb language plpgsql as $$
 #variable_conflict use_column
 declare
   minute constant interval := '1 minute';
@@ -32,7 +32,7 @@ end $$;
 -- Raises the 429 of a full bucket, with the true time after which the same request would pass.
 create function api.refuse_rate(scope text, id bigint, requests_per_minute integer, tokens_per_minute bigint,
                                 request_step interval, token_step interval, at timestamptz)
-returns void language plpgsql security definer set search_path = '' as $$
+returns void language plpgsql as $$
 declare wait interval; kind text;
 begin
   select greatest(requests, tokens), case when requests >= tokens then 'requests' else 'tokens' end into wait, kind
@@ -48,7 +48,7 @@ end $$;
 
 -- What a limit per minute has left once `used` of its minute is taken; null when there is no limit.
 create function api.level(per_minute bigint, used interval)
-returns jsonb language sql immutable security definer set search_path = '' as $$
+returns jsonb language sql immutable as $$
   select case when per_minute is not null then jsonb_build_object(
     'limit', per_minute,
     'remaining', greatest(0, floor(round(per_minute * (1 - extract(epoch from used) / 60), 3))),
@@ -58,7 +58,7 @@ $$;
 -- The limits of a user, and of a key where it has further ones: a row each, the user's first.
 create function api.limits_of(user_id bigint, key_id bigint)
 returns table (scope text, id bigint, requests_per_minute integer, tokens_per_minute bigint, concurrency integer)
-language sql stable rows 2 security definer set search_path = '' as $$
+language sql stable rows 2 as $$
   select 'user', limits_of.user_id, coalesce(own.requests_per_minute, p.requests_per_minute),
          coalesce(own.tokens_per_minute, p.tokens_per_minute), coalesce(own.concurrency, p.concurrency)
     from gateway.plans p
@@ -74,7 +74,7 @@ $$;
 
 -- Puts the tokens really used in place of those taken at admission, of which a limit took no more than itself.
 create function api.correct_tokens(user_id bigint, key_id bigint, taken bigint, used bigint)
-returns void language sql security definer set search_path = '' as $$
+returns void language sql as $$
   update gateway.rate_limit_buckets b
      set tokens_tat = b.tokens_tat + make_interval(secs =>
            60.0 * (correct_tokens.used - least(correct_tokens.taken, l.tokens_per_minute)) / l.tokens_per_minute)
@@ -86,7 +86,7 @@ $$;
 -- that have not expired, but for the caller's own when it asks again); returns the levels of the tighter one. Nothing is
 -- served when limits cannot be evaluated.
 create function api.admit(user_id bigint, key_id bigint, tokens bigint, hold_id uuid)
-returns jsonb language plpgsql security definer set search_path = '' as $$
+returns jsonb language plpgsql as $$
 declare l record; running bigint; level jsonb; tightest jsonb;
 begin
   for l in select * from api.limits_of(admit.user_id, admit.key_id) loop

@@ -2,7 +2,7 @@
 
 -- Appends one row to the audit log, in the transaction of what it records.
 create function api.audit(actor text, action text, resource text, before jsonb, after jsonb)
-returns void language sql security definer set search_path = '' as $$
+returns void language sql as $$
   insert into gateway.audit_logs (actor, action, resource, before, after) values (actor, action, resource, before, after)
 $$;
 

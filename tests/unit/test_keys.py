@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -65,18 +66,12 @@ def test_a_new_key_is_hashed_with_the_first_pepper_and_an_old_one_still_found(mo
 
 
 def test_ten_thousand_near_keys_are_refused():
-    plaintext = keys.mint("dev").plaintext
-    near = set()
-    while len(near) < 10_000:
+    for _ in range(10_000):
+        plaintext = keys.mint("dev").plaintext
         at = secrets.randbelow(len(plaintext))
-        near.add(plaintext[:at] + chr(33 + secrets.randbelow(94)) + plaintext[at + 1 :])
-        if len(near) >= 57 * 90:
-            plaintext = keys.mint("dev").plaintext
-    for candidate in near:
-        if SCANNERS.fullmatch(candidate) and keys._checksum(candidate[:-6]) == candidate[-6:]:
-            continue  # the key itself
+        other = secrets.choice(keys.ALPHABET.replace(plaintext[at], ""))
         with pytest.raises(Unauthenticated):
-            keys.parse(candidate)
+            keys.parse(plaintext[:at] + other + plaintext[at + 1 :])
 
 
 @given(st.text(max_size=80))
@@ -96,14 +91,13 @@ def test_any_text_is_refused(text: str):
         lambda key: "GW" + key[2:],
         lambda key: key.replace("gw_dev_", "gw_prod_"),
         lambda key: key[:-6] + "٠١٢٣٤٥",
-        lambda key: key[:7] + "１" + key[8:],
+        lambda key: key[:7] + "\N{FULLWIDTH DIGIT ONE}" + key[8:],
         lambda key: key.replace("_", "\N{FULLWIDTH LOW LINE}"),
         lambda key: key[:10] + "\0" + key[11:],
         lambda key: key * 20_000,
     ],
 )
-def test_a_spoilt_key_is_refused(spoil: object):
-    assert callable(spoil)
+def test_a_spoilt_key_is_refused(spoil: Callable[[str], str]):
     with pytest.raises(Unauthenticated):
         keys.parse(spoil(keys.mint("dev").plaintext))
 

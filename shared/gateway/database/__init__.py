@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from gateway import errors
+from gateway import errors, telemetry
 
 TRIES = 3
 PAUSE_S = 0.04
@@ -94,7 +94,7 @@ async def call(name: str, /, **arguments: Any) -> Any:
         except Failure as failure:
             tried += 1
             if tried >= failure.tries:
-                raise _error(failure) from failure
+                raise _error(name, failure) from failure
             if failure.code not in LOST:
                 await asyncio.sleep(PAUSE_S * 2 ** (tried - 1) * secrets.randbelow(1000) / 1000)
 
@@ -142,11 +142,13 @@ def _chosen() -> Transport:
     return Supabase(settings.supabase_url, settings.supabase_service_key.reveal())
 
 
-def _error(failure: Failure) -> errors.GatewayError:
+def _error(name: str, failure: Failure) -> errors.GatewayError:
     if failure.code.startswith("PT") and (error := errors.refusal(failure.message, _members(failure.detail))):
         return error
     if failure.code.startswith(UNAVAILABLE):
+        telemetry.log("database_unavailable", level="WARNING", function=name, sqlstate=failure.code)
         return errors.DatabaseUnavailable()
+    telemetry.log("database_failed", level="ERROR", function=name, sqlstate=failure.code)
     return errors.InternalError()
 
 

@@ -67,8 +67,8 @@ def _headers(answer: Answer) -> dict[str, str]:
         headers["x-ratelimit-limit"] = str(requests.limit)
         headers["x-ratelimit-remaining"] = str(requests.remaining)
         headers["x-ratelimit-reset"] = str(int(time.time()) + -(-requests.reset_ms // 1000))
-    if bill.offer is not None:
-        headers["x-gateway-provider"] = bill.offer.provider
+    if bill.served is not None:
+        headers["x-gateway-provider"] = bill.served.provider
     if bill.usage is not None:
         headers["x-gateway-cost-usd"] = money.show(bill.cost_nano)
     if hold.max_tokens is not None:

@@ -49,13 +49,19 @@ class Bill:
 
     def identity(self, kind: str, created: Any = None) -> dict[str, Any]:
         """The members that every object of this answer has."""
+        served = self.served
         return {
             "id": self.id,
             "object": kind,
             "created": created if isinstance(created, int) else int(time.time()),
-            "model": self.offer.model if self.offer else self.call.request.model,
-            "provider": self.offer.provider if self.offer else None,
+            "model": served.model if served else self.call.request.model,
+            "provider": served.provider if served else None,
         }
+
+    @property
+    def served(self) -> Offer | None:
+        """The offer that answers: from its first token on, because until then another one may be tried."""
+        return None if self._first_byte is None else self.offer
 
     def first_byte(self) -> None:
         """The first token is here."""

@@ -218,15 +218,14 @@ class Streamed(Answer):
             raise ProviderError("The provider sent an empty answer.")
 
     async def events(self) -> AsyncIterator[bytes]:
-        identity = self.bill.identity("chat.completion.chunk")
-        if self.bill.call.request.include_usage:
-            identity["usage"] = None
+        identity: Chunk = {}
         encode = msgspec.json.Encoder().encode
         try:
             async for chunk in self._heard():
                 if chunk is None:
                     yield sse.KEEP_ALIVE
                     continue
+                identity = identity or self._identity()
                 yield sse.event(encode({**chunk, **identity}))
             for chunk in self._last(identity):
                 yield sse.event(encode(chunk))
@@ -246,6 +245,11 @@ class Streamed(Answer):
         yield self._first.result()
         async for chunk in self._chunks:
             yield chunk
+
+    def _identity(self) -> Chunk:
+        """What every chunk has; known with the first token."""
+        usage = {"usage": None} if self.bill.call.request.include_usage else {}
+        return {**self.bill.identity("chat.completion.chunk"), **usage}
 
     def _last(self, identity: Chunk) -> list[Chunk]:
         """The end of a whole answer: a finish_reason that the provider left out, and the usage if it was asked for."""

@@ -14,6 +14,7 @@ from gateway.inference.metering import Usage
 
 MAX_INDEX = 512
 """No answer has more choices, and no message more tool calls."""
+MAX_WORD = 200
 SPOKEN = ("content", "reasoning", "reasoning_content", "refusal")
 """Members of a delta that hold text the model wrote."""
 
@@ -43,7 +44,7 @@ class Transcript:
         if (reported := chunk.pop("usage", None)) is not None:
             self.usage = metering.usage_of(reported) or self.usage
         if self.upstream_id is None and isinstance(chunk.get("id"), str):
-            self.upstream_id = chunk["id"][:200]
+            self.upstream_id = _stored(chunk["id"])
         choices = chunk.get("choices")
         if not isinstance(choices, list) or not choices:
             return False
@@ -73,7 +74,7 @@ class Transcript:
     def take_whole(self, completion: dict[str, Any]) -> None:
         """Note a completion that came in one piece, and put it right in place."""
         self.usage = metering.usage_of(completion.get("usage"))
-        self.upstream_id = completion["id"][:200] if isinstance(completion.get("id"), str) else None
+        self.upstream_id = _stored(completion["id"]) if isinstance(completion.get("id"), str) else None
         for position, choice in enumerate(completion["choices"]):
             choice["index"] = _index(choice, position)
             choice["message"]["role"] = "assistant"
@@ -133,7 +134,12 @@ def _index(member: dict[str, Any], position: int) -> int:
 
 def _reason(choice: dict[str, Any]) -> str | None:
     said = choice.get("finish_reason")
-    return said if isinstance(said, str) and said else None
+    return _stored(said) or None if isinstance(said, str) else None
+
+
+def _stored(text: str) -> str:
+    """A provider's word as it is booked: not for ever, and without NUL, which Postgres refuses with the settlement."""
+    return text[:MAX_WORD].replace("\0", "")
 
 
 def _calls(delta: dict[str, Any]) -> list[dict[str, Any]]:
