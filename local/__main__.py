@@ -37,12 +37,12 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-async def main() -> None:
-    """Start everything, say how to use it, and stop it all when asked to."""
+async def main(folder: Path) -> None:
+    """Start everything, say how to use it, and stop it all when asked to. What is kept is kept in `folder`."""
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    home = Home(ROOT / ".gateway")
+    home = Home(folder)
     async with AsyncExitStack() as stack:
         operator_url, functions_url = await stack.enter_async_context(_database(home))
         keys = await _prepared(home, operator_url)
@@ -52,7 +52,7 @@ async def main() -> None:
         _welcome(home.tell(env), env)
         await stopped.wait()
         say("\nStopping …")
-    say("Stopped. Your data stays in .gateway/.")
+    say("Stopped. Your data is kept.")
 
 
 @asynccontextmanager
@@ -64,7 +64,7 @@ async def _database(home: Home) -> AsyncIterator[tuple[str, str]]:
         say("Using the database of DATABASE_URL …")
         yield given, given
         return
-    say("Starting Postgres …" if home.database.exists() else "Making a Postgres in .gateway/ …")
+    say("Starting Postgres …" if home.database.exists() else f"Making a Postgres in {home.folder.name}/ …")
     server = postgres.Server(postgres.binaries(), home.database, _free_port(FIRST_DATABASE_PORT))
     await asyncio.to_thread(server.start)
     try:
@@ -177,7 +177,7 @@ def _welcome(file: Path, env: dict[str, str]) -> None:
 Gatewayz is at {base.removesuffix("/v1")}   (Ctrl-C stops it; code is reloaded when it changes)
 
   key       {key}   with $100 of credit
-  settings  set -a; . {file.relative_to(ROOT)}; set +a
+  settings  set -a; . {os.path.relpath(file, ROOT)}; set +a
 
 Try it in another terminal, after reading the settings:
 
@@ -194,4 +194,4 @@ for chunk in openai.OpenAI().chat.completions.create(model="sandbox/chat", strea
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(ROOT / ".gateway"))

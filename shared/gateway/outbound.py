@@ -51,7 +51,8 @@ class _HttpReply:
                 return await self._content.readany()
         except TimeoutError:
             return None
-        except (aiohttp.ClientError, ConnectionError) as error:
+        except (aiohttp.ClientError, ConnectionError, RuntimeError) as error:
+            # after a broken chunk aiohttp knows no more than RuntimeError("Connection closed.")
             raise ProviderError("The provider broke off its answer.") from error
 
     def close(self) -> None:

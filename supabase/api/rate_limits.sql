@@ -72,14 +72,20 @@ language sql stable rows 2 as $$
     from gateway.rate_limit_configs c where c.user_id = limits_of.user_id and c.key_id = limits_of.key_id
 $$;
 
--- Puts the tokens really used in place of those taken at admission, of which a limit took no more than itself.
+-- Puts the tokens really used in place of those taken at admission, of which a limit took no more than itself. The caller
+-- has locked the buckets; one that was made since and is locked by another is left alone: to wait for it could deadlock.
 create function api.correct_tokens(user_id bigint, key_id bigint, taken bigint, used bigint)
 returns void language sql as $$
+  with mine as (
+    select m.scope, m.id from gateway.rate_limit_buckets m
+     where (m.scope = 'user' and m.id = correct_tokens.user_id) or (m.scope = 'key' and m.id = correct_tokens.key_id)
+       for no key update skip locked
+  )
   update gateway.rate_limit_buckets b
      set tokens_tat = b.tokens_tat + make_interval(secs =>
            60.0 * (correct_tokens.used - least(correct_tokens.taken, l.tokens_per_minute)) / l.tokens_per_minute)
-    from api.limits_of(correct_tokens.user_id, correct_tokens.key_id) l
-   where b.scope = l.scope and b.id = l.id and l.tokens_per_minute is not null
+    from mine join api.limits_of(correct_tokens.user_id, correct_tokens.key_id) l using (scope, id)
+   where b.scope = mine.scope and b.id = mine.id and l.tokens_per_minute is not null
 $$;
 
 -- Takes from the user's bucket and then from the key's, after checking how many requests run at once (leases are holds

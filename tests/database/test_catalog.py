@@ -81,16 +81,19 @@ async def test_preferences_choose_and_order_providers(many: Caller, case: str) -
 
 
 async def test_preferences_that_nobody_meets_are_refused(operator: Connection, many: Caller) -> None:
-    ceiling = {"max_price": {"prompt": 1}}
-    for preferences in ({"only": ["portkey"]}, {"only": []}, {"ignore": ["openrouter"]}, ceiling):
+    none: list[dict[str, Any]] = [
+        {"only": ["portkey"]},
+        {"only": []},
+        {"ignore": ["openrouter"]},
+        {"max_price": {"prompt": 1}},
+    ]
+    for preferences in none:
         error = await refusal(operator, **a_request(many, preferences=preferences))
         assert (error.status, error.code) == (503, "no_provider_available"), preferences
         assert error.retry_after_ms == 5000
 
 
-async def test_models_are_tried_in_the_order_they_were_asked_for(
-    operator: Connection, many: Caller
-) -> None:
+async def test_models_are_tried_in_the_order_they_were_asked_for(operator: Connection, many: Caller) -> None:
     found = await offers(many, models=["acme/one", "acme/many", "acme/unknown"])
     assert [(offer["model"], offer["provider"]) for offer in found] == [
         ("acme/one", "openrouter"),
@@ -103,9 +106,7 @@ async def test_models_are_tried_in_the_order_they_were_asked_for(
     assert [(offer["model"], offer["provider"]) for offer in found] == [("acme/many", "chutes")]
 
 
-async def test_only_providers_of_this_deployment_and_active_offers_serve(
-    operator: Connection, many: Caller
-) -> None:
+async def test_only_providers_of_this_deployment_and_active_offers_serve(operator: Connection, many: Caller) -> None:
     found = await offers(many, models=["acme/many"], providers=["featherless", "openrouter"])
     assert [offer["provider"] for offer in found] == ["featherless", "openrouter"]
     await operator.execute("update gateway.offers set is_active = false where provider = 'chutes'")
@@ -115,9 +116,7 @@ async def test_only_providers_of_this_deployment_and_active_offers_serve(
 
 
 async def test_an_offer_is_a_snapshot_of_the_price(operator: Connection) -> None:
-    await a_model(
-        operator, "acme/cached", prompt_price=7, completion_price=11, request_price=13, cache_read_price=3
-    )
+    await a_model(operator, "acme/cached", prompt_price=7, completion_price=11, request_price=13, cache_read_price=3)
     caller = await a_caller(operator)
     assert await offers(caller, models=["acme/cached"]) == [
         {
@@ -195,9 +194,7 @@ async def test_a_test_key_reaches_only_the_sandbox_and_pays_nothing(operator: Co
     assert (await refusal(operator, **a_request(caller, models=["acme/unknown"]))).code == "model_not_found"
 
 
-async def test_the_public_list_shows_each_servable_model_at_its_cheapest(
-    operator: Connection, many: Caller
-) -> None:
+async def test_the_public_list_shows_each_servable_model_at_its_cheapest(operator: Connection, many: Caller) -> None:
     await a_model(operator, "acme/unoffered", is_active=False)
     assert await offers(many)
     listed = await call("models")

@@ -19,7 +19,6 @@ from tests.harness.builders import (
     a_model,
     a_request,
     a_settlement,
-    a_user,
     crowd,
     dump,
     insert,
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("service")
 
+GRANT = "select api.grant($1, gen_random_uuid()::text, $2, 'test', 'test')"
+OVER = "update gateway.credit_holds set expires_at = now() where id = '{}' and state = 'held'"
 NO_VIOLATION = "select count(*) = 0 from gateway.ledger_violations"
 
 
@@ -55,13 +56,7 @@ async def state(operator: Connection, hold_id: str) -> tuple[str, int | None]:
     return row[0], row[1]
 
 
-async def grant(caller: Caller, amount_nano: int = BOUND, reference: str | None = None) -> dict[str, Any]:
-    arguments = {"user_id": caller.user_id, "amount_nano": amount_nano, "reference": reference or str(uuid4())}
-    granted: dict[str, Any] = await call("grant", **arguments, reason="why", actor="user:1")
-    return granted
-
-
-# ------------------------------------------------------------------------------------------------------------- authorize
+# ------------------------------------------------------------------------------------------------------------ authorize
 
 
 async def test_a_request_holds_the_most_it_can_cost(operator: Connection) -> None:
@@ -238,7 +233,7 @@ async def test_usage_is_booked_above_the_bound_and_below_zero_then_nothing_is_ad
     for models in (["acme/one"], ["acme/free"]):
         error = await refusal(operator, **a_request(caller, models=models))
         assert (error.status, error.code) == (402, "insufficient_credits")
-    await grant(caller, 3 * BOUND)
+    await operator.execute(GRANT, caller.user_id, 3 * BOUND)
     assert await hold(caller)
 
 
@@ -269,7 +264,12 @@ async def test_a_settlement_without_a_sound_cost_is_refused(operator: Connection
 
 async def test_a_settlement_may_not_name_its_own_id_user_or_day(operator: Connection) -> None:
     caller, other = await a_caller(operator), await a_caller(operator)
-    stolen = {"id": str(uuid4()), "user_id": other.user_id, "key_id": other.key_id, "created_at": "2001-01-01"}
+    stolen: dict[str, Any] = {
+        "id": str(uuid4()),
+        "user_id": other.user_id,
+        "key_id": other.key_id,
+        "created_at": "2001-01-01",
+    }
     hold_id = await hold(caller)
     await call("settle", **a_settlement(caller, hold_id, **stolen))
     record = await operator.fetchrow("select id, user_id, key_id, created_at from gateway.usage_records")
@@ -278,19 +278,15 @@ async def test_a_settlement_may_not_name_its_own_id_user_or_day(operator: Connec
     assert record[3].year > 2001
 
 
-async def test_usage_finds_its_months_partition_and_otherwise_the_default(operator: Connection) -> None:
+@pytest.mark.parametrize("has_month", [True, False])
+async def test_usage_is_in_its_months_partition_or_else_the_default(operator: Connection, *, has_month: bool) -> None:
     caller = await a_caller(operator)
     month = await operator.fetchval("select 'gateway.usage_records_' || to_char(now(), 'YYYY_MM')")
+    if not has_month:
+        await operator.execute(f"alter table gateway.usage_records detach partition {month}")
     await call("settle", **a_settlement(caller, await hold(caller)))
-    place = "select tableoid::regclass::text from gateway.usage_records"
-    assert [row[0] for row in await operator.fetch(place)] == [month]
-    await operator.execute(f"alter table gateway.usage_records detach partition {month}; truncate {month}")
-    await operator.execute("delete from gateway.credit_holds")  # its record went with the month
-    await operator.execute("alter table gateway.credit_transactions disable trigger all")
-    await operator.execute("delete from gateway.credit_transactions where kind = 'usage'")
-    await operator.execute("update gateway.users set credits_nano = credits_nano + $1", BOUND)
-    await call("settle", **a_settlement(caller, await hold(caller)))
-    assert [row[0] for row in await operator.fetch(place)] == ["gateway.usage_records_default"]
+    place = await operator.fetchval("select tableoid::regclass::text from gateway.usage_records")
+    assert place == (month if has_month else "gateway.usage_records_default")
 
 
 async def test_the_sweep_ends_only_what_is_over(operator: Connection) -> None:
@@ -305,36 +301,7 @@ async def test_the_sweep_ends_only_what_is_over(operator: Connection) -> None:
     assert round(await operator.fetchval(lasts, young)) == 26
 
 
-# ----------------------------------------------------------------------------------------------------------------- grant
-
-
-async def test_a_grant_counts_once_is_audited_and_told(operator: Connection) -> None:
-    caller = await a_caller(operator, credit_nano=0)
-    assert await grant(caller, 5, "invoice 1") == {"granted": True, "credits_nano": 5}
-    assert await grant(caller, 5, "invoice 1") == {"granted": False, "credits_nano": 5}
-    assert await grant(await a_caller(operator, credit_nano=0), 7, "invoice 1") == {
-        "granted": False,
-        "credits_nano": 0,
-    }
-    audit = await operator.fetch("select actor, resource, after from gateway.audit_logs")
-    assert [tuple(row) for row in audit] == [
-        ("user:1", f"user:{caller.user_id}", '{"reference": "invoice 1", "credits_nano": 5}')
-    ]
-    events = await operator.fetch("select event, payload->'user_id' as user_id from gateway.outbox")
-    assert [tuple(row) for row in events] == [("credits.granted", str(caller.user_id))]
-
-
-@pytest.mark.parametrize("amount", [0, -1, -(2**63)])
-async def test_a_grant_is_positive(operator: Connection, amount: int) -> None:
-    user_id = await a_user(operator)
-    arguments = {"user_id": user_id, "reference": "r", "reason": "", "actor": "a"}
-    error = await refusal(operator, "grant", **arguments, amount_nano=amount)
-    assert (error.status, error.param) == (400, "amount_nano")
-    error = await refusal(operator, "grant", **arguments | {"user_id": 0}, amount_nano=1)
-    assert type(error) is errors.NotFound
-
-
-# ---------------------------------------------------------------------------------------------------------------- crowds
+# --------------------------------------------------------------------------------------------------------------- crowds
 
 
 async def test_of_64_at_once_ten_credits_serve_ten(operator: Connection, database: Database) -> None:
@@ -353,9 +320,7 @@ async def test_of_64_at_once_ten_credits_serve_ten(operator: Connection, databas
     assert await purse(operator, caller.user_id) == (0, 0)
 
 
-async def test_of_two_that_race_for_the_last_credit_one_wins(
-    operator: Connection, database: Database
-) -> None:
+async def test_of_two_that_race_for_the_last_credit_one_wins(operator: Connection, database: Database) -> None:
     caller = await a_caller(operator, credit_nano=BOUND)
     async with crowd(database.service, 20) as send:
         for _ in range(25):
@@ -368,18 +333,7 @@ async def test_of_two_that_race_for_the_last_credit_one_wins(
             await send("release", **of(caller, winner["hold_id"]))
 
 
-async def test_one_reference_from_32_connections_grants_once(operator: Connection, database: Database) -> None:
-    caller = await a_caller(operator, credit_nano=0)
-    arguments = {"user_id": caller.user_id, "reference": "payment", "amount_nano": 7, "reason": "", "actor": "a"}
-    async with crowd(database.service, 32) as send:
-        answers = await asyncio.gather(*(send("grant", **arguments) for _ in range(32)))
-    assert Counter(answer["granted"] for answer in answers) == {True: 1, False: 31}
-    assert await purse(operator, caller.user_id) == (7, 0)
-
-
-async def test_a_storm_keeps_the_ledger_whole_and_locks_nobody_out(
-    operator: Connection, database: Database
-) -> None:
+async def test_a_storm_keeps_the_ledger_whole_and_locks_nobody_out(operator: Connection, database: Database) -> None:
     callers = [await a_caller(operator, credit_nano=10 * BOUND) for _ in range(3)]
     for caller in callers[:2]:
         await insert(operator, "rate_limit_configs", user_id=caller.user_id, tokens_per_minute=10**9)
@@ -418,9 +372,7 @@ async def _work(send: Call, database: Database, callers: list[Caller]) -> Counte
             },
         }  # fmt: skip
         if action == "expire_holds":
-            await database.execute(
-                f"update gateway.credit_holds set expires_at = now() where id = '{hold_id}' and state = 'held'"
-            )
+            await database.execute(OVER.format(hold_id))
         try:
             await send(action, **arguments[action])
         except Failure as failure:

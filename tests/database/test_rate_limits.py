@@ -234,9 +234,7 @@ async def test_requests_at_once_are_leases(operator: Connection, scope: str) -> 
     await call("release", **of(caller, second))
     await hold(caller)
     assert (await _refused(caller)).code == "concurrency_limit_exceeded"
-    await operator.execute(
-        "update gateway.credit_holds set expires_at = $1 where id = $2", datetime.now(UTC), third
-    )
+    await operator.execute("update gateway.credit_holds set expires_at = $1 where id = $2", datetime.now(UTC), third)
     await hold(caller)  # a lease ends by itself, before the sweep
 
 
@@ -260,9 +258,7 @@ async def test_a_request_sent_again_is_not_in_its_own_way(operator: Connection) 
 
 
 @pytest.mark.parametrize("limits", [{"requests_per_minute": 10}, {"tokens_per_minute": 200}, {"concurrency": 10}])
-async def test_a_crowd_gets_exactly_the_limit(
-    operator: Connection, database: Database, limits: dict[str, int]
-) -> None:
+async def test_a_crowd_gets_exactly_the_limit(operator: Connection, database: Database, limits: dict[str, Any]) -> None:
     caller = await a_caller(operator)
     keys = [caller, *[await a_key(operator, caller.user_id) for _ in range(3)]]
     await limit(operator, caller, **limits)

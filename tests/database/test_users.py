@@ -1,18 +1,21 @@
-"""Users, what they own, and that nobody else's rows are reached by naming them."""
+"""Users, what they are given and own, and that nobody else's rows are reached by naming them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 
 from gateway import errors
 from gateway.database import call
-from tests.harness.builders import BOUND, a_caller, a_request, a_settlement, dump, of, purse, refusal
+from tests.harness.builders import BOUND, a_caller, a_request, a_settlement, a_user, crowd, dump, of, purse, refusal
 
 if TYPE_CHECKING:
-    from tests.harness.builders import Connection
+    from tests.harness.builders import Caller, Connection
+    from tests.harness.postgres import Database
 
 pytestmark = pytest.mark.usefixtures("service")
 
@@ -30,9 +33,7 @@ async def test_a_user_starts_without_credit_and_is_audited(operator: Connection)
 @pytest.mark.parametrize(("username", "email"), [("ada", "b@example.com"), ("bob", "ada@example.com")])
 async def test_a_taken_name_or_address_is_a_conflict(operator: Connection, username: str, email: str) -> None:
     await call("create_user", username="ada", email="ada@example.com", role="user", actor="test")
-    error = await refusal(
-        operator, "create_user", username=username, email=email, role="admin", actor="test"
-    )
+    error = await refusal(operator, "create_user", username=username, email=email, role="admin", actor="test")
     assert type(error) is errors.Conflict
 
 
@@ -52,6 +53,47 @@ async def test_credits_are_the_sums_of_the_ledger(operator: Connection) -> None:
         "used_nano": 7,
     }
     assert await call("credits", user_id=0) is None
+
+
+async def grant(caller: Caller, amount_nano: int = BOUND, reference: str | None = None) -> dict[str, Any]:
+    arguments = {"user_id": caller.user_id, "amount_nano": amount_nano, "reference": reference or str(uuid4())}
+    granted: dict[str, Any] = await call("grant", **arguments, reason="why", actor="user:1")
+    return granted
+
+
+async def test_a_grant_counts_once_is_audited_and_told(operator: Connection) -> None:
+    caller = await a_caller(operator, credit_nano=0)
+    assert await grant(caller, 5, "invoice 1") == {"granted": True, "credits_nano": 5}
+    assert await grant(caller, 5, "invoice 1") == {"granted": False, "credits_nano": 5}
+    assert await grant(await a_caller(operator, credit_nano=0), 7, "invoice 1") == {
+        "granted": False,
+        "credits_nano": 0,
+    }
+    audit = await operator.fetch("select actor, resource, after from gateway.audit_logs")
+    assert [tuple(row) for row in audit] == [
+        ("user:1", f"user:{caller.user_id}", '{"reference": "invoice 1", "credits_nano": 5}')
+    ]
+    events = await operator.fetch("select event, payload->'user_id' as user_id from gateway.outbox")
+    assert [tuple(row) for row in events] == [("credits.granted", str(caller.user_id))]
+
+
+@pytest.mark.parametrize("amount", [0, -1, -(2**63)])
+async def test_a_grant_is_positive(operator: Connection, amount: int) -> None:
+    user_id = await a_user(operator)
+    arguments = {"user_id": user_id, "reference": "r", "reason": "", "actor": "a"}
+    error = await refusal(operator, "grant", **arguments, amount_nano=amount)
+    assert (error.status, error.param) == (400, "amount_nano")
+    error = await refusal(operator, "grant", **arguments | {"user_id": 0}, amount_nano=1)
+    assert type(error) is errors.NotFound
+
+
+async def test_one_reference_from_32_connections_grants_once(operator: Connection, database: Database) -> None:
+    caller = await a_caller(operator, credit_nano=0)
+    arguments = {"user_id": caller.user_id, "reference": "payment", "amount_nano": 7, "reason": "", "actor": "a"}
+    async with crowd(database.service, 32) as send:
+        answers = await asyncio.gather(*(send("grant", **arguments) for _ in range(32)))
+    assert Counter(answer["granted"] for answer in answers) == {True: 1, False: 31}
+    assert await purse(operator, caller.user_id) == (7, 0)
 
 
 async def test_a_foreign_hold_is_not_settled_and_nobody_pays(operator: Connection) -> None:

@@ -107,9 +107,7 @@ async def a_caller(operator: Connection, *, credit_nano: int = 100 * BOUND, **co
 
 async def a_model(operator: Connection, model_id: str, *providers: str, **columns: Any) -> None:
     """A model with an offer by each of `providers` (openrouter); `columns` are those of offers."""
-    await insert(
-        operator, "models", id=model_id, name=model_id, context_length=8192, max_output_tokens=1000
-    )
+    await insert(operator, "models", id=model_id, name=model_id, context_length=8192, max_output_tokens=1000)
     for provider in providers or ("openrouter",):
         await an_offer(operator, model_id, provider, **columns)
 

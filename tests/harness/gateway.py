@@ -24,6 +24,7 @@ from gateway.database import Failure
 from gateway.database.postgres import Postgres
 from gateway.providers.base import Provider
 from gateway.providers.sandbox import Sandbox
+from gateway.roles import Scope
 from health.handler import app as health
 from local import seed
 from local.aws_lambda import LocalLambda
@@ -193,8 +194,13 @@ class Gateway:
     async def customer(self, credit_nano: int, name: str = "other") -> str:
         """A further user with this much credit; returns a key, which `key` may become."""
         self.user_id = await seed.add_user(self.books, name, credit_nano=credit_nano)
-        self.key = (await seed.add_key(self.books, self.user_id)).plaintext
+        self.key = await self.a_key()
         return self.key
+
+    async def a_key(self, environment: str = "dev", *scopes: Scope) -> str:
+        """A further key of the customer's, with every scope unless some are named."""
+        minted = await seed.add_key(self.books, self.user_id, environment, scopes or tuple(Scope))
+        return minted.plaintext
 
     async def rows(self, query: str, *values: Any) -> list[Row]:
         return [dict(row) for row in await self.books.fetch(query, *values)]

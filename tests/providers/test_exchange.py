@@ -341,6 +341,13 @@ async def test_a_reset_is_an_error(one: Provider, upstream: Upstream, stream: bo
     assert type(await refused(one, request(stream=stream))) is ProviderError
 
 
+async def test_a_broken_chunk_is_an_error(one: Provider, upstream: Upstream, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(base, "KEEP_ALIVE_S", 0.05)
+    upstream.will((head(transfer_encoding="chunked"), b"2\r\n: \r\n", 0.01, b"zzz\r\n", Fault.STALL))
+    assert type(await refused(one, request())) is ProviderError
+    assert type(await refused(one, STREAM)) is ProviderError
+
+
 async def test_what_breaks_after_the_last_finish_reason_takes_nothing_away(one: Provider, upstream: Upstream):
     upstream.will(
         streamed(sse.event(b'{"choices":[{"index":0,"delta":{"content":"x"}}]}'), sse.event(FINISHED), Fault.RESET)

@@ -11,21 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import keys, settings
+from gateway import keys
 from gateway.errors import Unauthenticated
-from gateway.settings import Secret
+from gateway.settings import Secret, settings
 
 SCANNERS = re.compile(r"gw_(live|test|staging|dev)_[0-9A-Za-z]{50}")
 
 
-@pytest.fixture
-def ring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two peppers, the newer one in use."""
-    peppers = {"v2": Secret("the pepper in use"), "v1": Secret("the one before it")}
-    monkeypatch.setattr(keys, "settings", msgspec.structs.replace(settings.settings, stage="dev", peppers=peppers))
+OLD = {"v1": Secret("the one before it")}
+DEV = msgspec.structs.replace(settings, stage="dev", peppers={"v2": Secret("the pepper in use"), **OLD})
 
 
-pytestmark = pytest.mark.usefixtures("ring")
+@pytest.fixture(autouse=True)
+def _two_peppers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "settings", DEV)
 
 
 @pytest.mark.parametrize("environment", ["dev", "test"])
@@ -54,9 +53,8 @@ def test_randomness_is_the_operating_systems(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_new_key_is_hashed_with_the_first_pepper_and_an_old_one_still_found(monkeypatch: pytest.MonkeyPatch):
-    before = msgspec.structs.replace(keys.settings, peppers={"v1": Secret("the one before it")})
-    with monkeypatch.context() as context:
-        context.setattr(keys, "settings", before)
+    with monkeypatch.context() as before:
+        before.setattr(keys, "settings", msgspec.structs.replace(DEV, peppers=OLD))
         old = keys.mint("dev")
     assert old.hash.startswith("v1:")
     assert old.hash in keys.parse(old.plaintext).hashes
@@ -110,7 +108,7 @@ def test_a_key_of_another_stage_is_refused(environment: str):
 
 @pytest.mark.parametrize(("stage", "environment"), [("dev", "dev"), ("staging", "staging"), ("production", "live")])
 def test_a_stage_serves_its_own_keys_and_test_keys(monkeypatch: pytest.MonkeyPatch, stage: str, environment: str):
-    monkeypatch.setattr(keys, "settings", msgspec.structs.replace(keys.settings, stage=stage))
+    monkeypatch.setattr(keys, "settings", msgspec.structs.replace(DEV, stage=stage))
     for served in ("dev", "staging", "live", "test"):
         plaintext = keys.mint(served).plaintext
         if served in (environment, "test"):
@@ -124,10 +122,10 @@ def test_nothing_shown_tells_the_key():
     minted = keys.mint("dev")
     key = keys.parse(minted.plaintext)
     secret = minted.plaintext[19:]
-    shown = f"{minted!r} {minted} {key!r} {keys.masked('dev', minted.id)} {keys.settings!r}"
+    shown = f"{minted!r} {minted} {key!r} {keys.masked('dev', minted.id)} {DEV!r}"
     assert secret not in shown
     assert secret[:8] not in shown
-    assert "pepper" not in repr(keys.settings.peppers)
+    assert "pepper" not in repr(DEV.peppers)
     assert keys.masked("dev", minted.id) == f"gw_dev_{minted.id[:4]}…"
 
 

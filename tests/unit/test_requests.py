@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from gateway.inference.requests import MAX_MESSAGES, REFUSED, parse_completion
 
 MESSAGE = b'{"role":"user","content":"hi"}'
 CANARY = "CANARY4711"
+HUGE = 47114711471147114711471147
 
 
 def raw(member: bytes = b"", *, messages: bytes = b"[" + MESSAGE + b"]") -> bytes:
@@ -217,10 +219,11 @@ def test_a_message_nested_as_deep_as_json_is_read_can_be_sent_on():
         msgspec.json.encode(passed)
 
 
+NAMES = st.from_regex(r"[a-z]{1,8}", fullmatch=True)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**80), 2**80) | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=10,
 )  # fmt: skip
 KNOWN = {*requests.CompletionRequest.__struct_fields__, *REFUSED, *requests.OWN}
@@ -249,7 +252,7 @@ CANARIES = st.sampled_from(
     [CANARY, f"{CANARY}`", f"` - at `$.{CANARY}", f"field `{CANARY}`", f"Invalid enum value {CANARY}"]
 )
 SPOILT = st.recursive(
-    CANARIES | st.just(-(10**30)) | st.booleans(),
+    CANARIES | st.just(-HUGE) | st.booleans(),
     lambda inner: st.lists(inner, min_size=1, max_size=2) | st.dictionaries(CANARIES, inner, min_size=1, max_size=2),
     max_leaves=4,
 )
@@ -269,10 +272,9 @@ def test_an_error_never_repeats_the_input(place: str, value: Any):
     try:
         parse_completion(msgspec.json.encode(body))[0].preferences()
     except InvalidRequest as error:
-        shown = repr(error) + repr(error.body("req"))
+        shown = repr(error) + repr(error.body("req")) + "".join(traceback.format_exception(error))
         assert CANARY not in shown
-        assert "10000000" not in shown.replace("<= 10000000", "")
-        assert error.__cause__ is None
+        assert str(-HUGE) not in shown
 
 
 @given(st.text(max_size=20).map(lambda junk: CANARY + junk))

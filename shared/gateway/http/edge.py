@@ -45,6 +45,7 @@ class Edge:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         scope["request_id"] = request_id = f"req_{secrets.token_hex(12)}"
+        scope["app"] = self  # without one a bare Router answers 404 and 405 itself, as plain text
         begun = False
 
         async def send_marked(message: Message) -> None:

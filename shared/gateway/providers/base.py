@@ -162,11 +162,11 @@ def _ended(chunk: dict[str, Any]) -> list[Any]:
 async def _whole(reply: Reply, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
-    while data := await reply.read(TOTAL_S):
-        size += len(data)
+    while (data := await reply.read(KEEP_ALIVE_S)) != b"":
+        size += len(data or b"")
         if size > limit:
             raise ProviderError("The provider's answer is too large.")
-        parts.append(data)
+        parts.append(data or b"")
     return b"".join(parts)
 
 
