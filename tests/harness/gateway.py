@@ -41,6 +41,8 @@ DEADLINE_S = 20
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 NOBODY = "postgresql://gateway@127.0.0.1:1/gateway"
 """A port where nothing listens."""
+CANARY = "kanari-0f6e1d"
+"""Stands for a secret: it is where nobody may read it."""
 GROUPS = {"/v1/models": catalog, "/v1/credits": account, "/v1/key": account, "/health": health, "/ping": health}
 PROVIDER_KEY = "a-key-of-the-gateways-own-with-a-provider"
 GPT = "openai/gpt-4o-mini"
@@ -65,9 +67,12 @@ async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
 @asynccontextmanager
 async def listening(served: Any) -> AsyncIterator[str]:
     """The address of an ASGI app that runs in this loop."""
-    listener = socket.socket()
+    # asyncio turns Nagle's algorithm off only where the socket says that it is TCP
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(served, log_level="critical", lifespan="off", ws="none", access_log=False)
+    config = uvicorn.Config(
+        served, log_level="critical", lifespan="off", ws="none", access_log=False, proxy_headers=False
+    )
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -81,17 +86,20 @@ async def listening(served: Any) -> AsyncIterator[str]:
 
 class Line:
     """The gateway's line to its database: what is called is counted. Functions named in `cut` are not reached; of those
-    in `deaf` the next answer is lost, and what they did is not.
+    in `deaf` the next answer is lost, and what they did is not; those in `broken` fail as nobody foresaw.
     """
 
     def __init__(self, url: str) -> None:
         self.calls: list[str] = []
         self.cut: set[str] = set()
         self.deaf: set[str] = set()
+        self.broken: set[str] = set()
         self._sound, self._dead = Postgres(url), Postgres(NOBODY)
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         self.calls.append(name)
+        if name in self.broken:
+            raise RuntimeError(f"something about {CANARY}")
         answer = await (self._dead if name in self.cut else self._sound).call(name, arguments)
         if name in self.deaf:
             self.deaf.remove(name)

@@ -44,7 +44,6 @@ async def test_a_reply_is_read_to_its_end(upstream: Upstream):
     reply = await posted(upstream, whole(b"hello", 418, retry_after="7"))
     assert (reply.status, reply.headers["Retry-After"]) == (418, "7")
     assert await read_all(reply) == b"hello"
-    assert await reply.read(5) == b""
     (asked,) = upstream.requests
     assert (asked.method, asked.path, asked.body, asked.headers["x-asked"]) == ("POST", "/path", b"{}", "1")
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, FastAPI, Request, Response
 
+from gateway.errors import GatewayError
 from gateway.http.edge import Edge, shown
 
 
@@ -14,7 +15,7 @@ def create_app(router: APIRouter) -> Edge:
     """The ASGI app of a group. It serves no documentation: OpenAPI is generated at build time."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(router)
-    for kind in (Exception, 404, 405, 422):
+    for kind in (GatewayError, Exception, 404, 405, 422):
         app.add_exception_handler(kind, _show)
     return Edge(app, router.routes)
 

@@ -46,25 +46,27 @@ class Edge:
             return await self.app(scope, receive, send)
         scope["request_id"] = request_id = f"req_{secrets.token_hex(12)}"
         scope["app"] = self  # without one a bare Router answers 404 and 405 itself, as plain text
-        begun = False
+        begun = ended = False
 
         async def send_marked(message: Message) -> None:
-            nonlocal begun
+            nonlocal begun, ended
             if message["type"] == "http.response.start":
                 begun = True
                 given = {name for name, _ in message["headers"]}
                 marks = [(b"x-request-id", request_id.encode()), *SECURITY_HEADERS]
                 message["headers"] = [*message["headers"], *(mark for mark in marks if mark[0] not in given)]
             await send(message)
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             await self.app(scope, _limited(receive), send_marked)
         except Exception as error:
-            if not isinstance(error, GatewayError | HTTPException):
+            if ended or not isinstance(error, GatewayError | HTTPException):
                 telemetry.failure("request_failed", error, request_id=request_id, path=scope["path"])
-            if begun:
+            if begun and not ended:
                 raise
-            await respond(shown(error), request_id, send_marked)
+            if not begun:
+                await respond(shown(error), request_id, send_marked)
 
 
 def _limited(receive: Receive) -> Receive:
