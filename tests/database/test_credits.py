@@ -333,6 +333,15 @@ async def test_of_two_that_race_for_the_last_credit_one_wins(operator: Connectio
             await send("release", **of(caller, winner["hold_id"]))
 
 
+async def test_sweeps_at_once_share_the_work(operator: Connection, database: Database) -> None:
+    callers = [await a_caller(operator) for _ in range(30)]
+    over = [await hold(caller) for caller in callers]
+    await operator.execute("update gateway.credit_holds set expires_at = now() where id = any ($1)", over)
+    async with crowd(database.service, 10) as send:
+        swept = await asyncio.gather(*(send("expire_holds") for _ in range(10)))
+    assert sum(each["expired"] for each in swept) == 30
+
+
 async def test_a_storm_keeps_the_ledger_whole_and_locks_nobody_out(operator: Connection, database: Database) -> None:
     callers = [await a_caller(operator, credit_nano=10 * BOUND) for _ in range(3)]
     for caller in callers[:2]:

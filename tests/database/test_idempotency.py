@@ -83,6 +83,7 @@ async def test_a_request_that_was_not_answered_lets_its_key_go(operator: Connect
     second = await hold(caller)
     late = await call("settle", **a_settlement(caller, first, answer="late"))
     assert late["state"] == ("repeated" if end == "settle without an answer" else "settled")
+    assert (await refusal(operator, **keyed(caller))).code == "idempotency_in_progress"  # the late answer is not its
     await call("settle", **a_settlement(caller, second, answer="in time"))
     assert (await call("authorize", **keyed(caller)))["replay"] == {"hold_id": second, "answer": "in time"}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import pytest
 
 from gateway import errors
@@ -14,9 +16,14 @@ from gateway.database import Failure, call
 from tests.harness.builders import a_caller, a_key, a_request, a_settlement, crowd, insert, of, refusal
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
     from tests.harness.builders import Caller, Connection
     from tests.harness.postgres import Database
 
+WAITING = """
+select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+"""
 REFILL = 100
 """Tokens of 1000 a minute that may come back while a test runs: six seconds' worth."""
 
@@ -219,6 +226,62 @@ async def test_a_correction_gives_back_no_more_than_was_taken(operator: Connecti
         "select extract(epoch from tokens_tat - clock_timestamp()) from gateway.rate_limit_buckets"
     )
     assert -30 < bucket < 0
+
+
+async def test_a_correction_is_not_lost_to_a_request_that_comes_meanwhile(
+    operator: Connection, database: Database
+) -> None:
+    caller = await a_caller(operator)
+    await limit(operator, caller, tokens_per_minute=1000)
+    admitted = await hold(caller, expected_tokens=0)
+    settlement = a_settlement(caller, admitted["hold_id"], prompt_tokens=500, completion_tokens=0)
+    async with locked_user(database, caller) as waiting:
+        booking = asyncio.create_task(call("settle", **settlement))
+        await waiting(1)
+        admission = asyncio.create_task(hold(caller, expected_tokens=0))
+        await waiting(2)
+    assert (await booking)["state"] == "settled"
+    level = (await admission)["limits"]["tokens"]["remaining"]
+    assert 500 <= level < 500 + REFILL
+
+
+async def test_a_settlement_that_finds_no_bucket_waits_for_none(operator: Connection, database: Database) -> None:
+    """As after a crash, which empties the buckets; to wait for one that came later was a deadlock."""
+    caller = await a_caller(operator)
+    await limit(operator, caller, tokens_per_minute=1000)
+    settlement = a_settlement(caller, (await hold(caller))["hold_id"])
+    await operator.execute("truncate gateway.rate_limit_buckets")
+    async with locked_user(database, caller) as waiting:
+        booking = asyncio.create_task(call("settle", **settlement))
+        await waiting(1)
+        await insert(
+            operator, "rate_limit_buckets", scope="user", id=caller.user_id,
+            requests_tat=datetime.now(UTC), tokens_tat=datetime.now(UTC),
+        )  # fmt: skip
+        admission = asyncio.create_task(hold(caller))
+        await waiting(2)
+    assert (await booking)["state"] == "settled"
+    assert await admission
+    deadlocks = await operator.fetchval("select deadlocks from pg_stat_database where datname = current_database()")
+    assert deadlocks == 0
+
+
+@asynccontextmanager
+async def locked_user(database: Database, caller: Caller) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """Holds a user's row; gives a wait until so many calls wait for a lock."""
+    connection = await asyncpg.connect(database.admin)
+
+    async def waiting(calls: int) -> None:
+        async with asyncio.timeout(10):
+            while calls != await connection.fetchval(WAITING):
+                await asyncio.sleep(0.01)
+
+    try:
+        async with connection.transaction():
+            await connection.execute("select from gateway.users where id = $1 for update", caller.user_id)
+            yield waiting
+    finally:
+        await connection.close()
 
 
 @pytest.mark.parametrize("scope", ["user", "key"])

@@ -137,7 +137,3 @@ async def test_every_message_comes_again_while_the_database_is_away(
     answer = await invoke({"Records": records})
     assert [failure["itemIdentifier"] for failure in answer["batchItemFailures"]] == [r["messageId"] for r in records]
     assert await states(operator) == {}
-
-
-async def test_an_empty_batch(invoke: Invoke):
-    assert await invoke({"Records": []}) == {"batchItemFailures": []}

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 20
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
-NOBODY = "postgresql://gateway@127.0.0.1:1/gateway"
+DATABASE_PASSWORD = "a-password-of-the-database"
+NOBODY = f"postgresql://gateway:{DATABASE_PASSWORD}@127.0.0.1:1/gateway"
 """A port where nothing listens."""
 CANARY = "kanari-0f6e1d"
 """Stands for a secret: it is where nobody may read it."""
@@ -279,6 +280,11 @@ class OnLambda(Gateway):
         await self.aws.invoke("JobsFunction", {"job": "expire_holds"})
 
 
+def with_password(url: str) -> str:
+    """A login's address with a password, which the server does not ask for."""
+    return url.replace("@", f":{DATABASE_PASSWORD}@", 1)
+
+
 def provider(name: str, address: str) -> dict[str, str]:
     """The settings of a provider at this address."""
     return {f"{name.upper()}_API_KEY": PROVIDER_KEY, f"{name.upper()}_BASE_URL": address}
@@ -306,7 +312,7 @@ async def books_of(database: Database) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 async def gateway(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcess]:
     """A gateway in this process; the sandbox answers, and whom a test connects."""
-    line = Line(database.service)
+    line = Line(with_password(database.service))
     available: dict[str, Provider] = {"sandbox": Sandbox()}
     monkeypatch.setattr(providers, "available", lambda: available)
     door.use(line)
@@ -325,7 +331,7 @@ async def on_lambda(database: Database, queues: Path, **environment: str) -> Asy
     """A gateway on the local Lambda; without another transport in `environment`, its functions use postgres."""
     log: list[str] = []
     own = {"STAGE": "dev", "KEY_PEPPERS": os.environ["KEY_PEPPERS"], "CORE_SECRET_ARN": "", "PROVIDERS_SECRET_ARN": ""}
-    variables = {"DATABASE_URL": database.service, **own, **environment}
+    variables = {"DATABASE_URL": with_password(database.service), **own, **environment}
     aws = LocalLambda(TEMPLATE, variables, queues, lambda function, line: log.append(f"{function} {line}"))
     async with books_of(database) as books:
         running = OnLambda(await aws.start(), books, aws, log)

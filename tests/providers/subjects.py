@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+import pytest
 
 from gateway import sse
+from gateway.errors import GatewayError
 from gateway.inference.transcript import Transcript
 from gateway.providers import ADAPTERS
 from gateway.providers.sandbox import Sandbox
@@ -62,6 +65,9 @@ def request(kind: Kind = "completion", **members: Any) -> dict[str, Any]:
     """A request's body, as the gateway sends it on."""
     body = {"model": "acme/tide", "messages": [{"role": "user", "content": "When is the next tide?"}], **members}
     return body | ({"tools": [TOOL]} if kind == "tools" else {})
+
+
+STREAM = request(stream=True)
 
 
 def without_usage(completion: bytes) -> bytes:
@@ -150,3 +156,11 @@ class Told:
     @property
     def text(self) -> str:
         return "".join(choice["delta"].get("content") or "" for chunk in self.chunks for choice in chunk["choices"])
+
+
+async def refused(provider: Provider, body: dict[str, Any]) -> GatewayError:
+    """The error that a request ends with, whole or streamed."""
+    exchange = Told().hear(provider, body) if body.get("stream") else provider.complete(body)
+    with pytest.raises(GatewayError) as caught:
+        await asyncio.wait_for(exchange, 5)
+    return caught.value

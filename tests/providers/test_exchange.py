@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import pytest
 
 from gateway import sse
 from gateway.credits import Hold, Limits, Offer
-from gateway.errors import CODES, GatewayError, ProviderError, ProviderRateLimited, ProviderTimeout
+from gateway.errors import CODES, ProviderError, ProviderRateLimited
 from gateway.inference import metering, requests
 from gateway.inference.bill import Bill, Call
 from gateway.inference.completions import Answer
@@ -24,45 +23,20 @@ from tests.harness.upstream import Fault, Upstream, dripped, head, streamed, unt
 from tests.providers.subjects import (
     CANARY,
     KEY,
+    STREAM,
     VIRTUAL_KEY,
     Told,
     adapter,
     events,
     recorded,
+    refused,
     request,
-    without_usage,
 )
 
 if TYPE_CHECKING:
     from gateway.providers.base import Provider
-    from tests.harness.upstream import Step
 
-STREAM = request(stream=True)
 FINISHED = b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
-
-
-@pytest.fixture(params=ADAPTERS)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def provider(name: str, upstream: Upstream) -> Provider:
-    return adapter(name, f"{upstream.url}/v1")
-
-
-@pytest.fixture
-def one(upstream: Upstream) -> Provider:
-    """Some provider, for what `base` does for all of them."""
-    return adapter("openrouter", f"{upstream.url}/v1")
-
-
-async def refused(provider: Provider, body: dict[str, Any]) -> GatewayError:
-    """The error that a request ends with, whole or streamed."""
-    exchange = Told().hear(provider, body) if body.get("stream") else provider.complete(body)
-    with pytest.raises(GatewayError) as caught:
-        await asyncio.wait_for(exchange, 5)
-    return caught.value
 
 
 # What is asked
@@ -376,96 +350,3 @@ async def test_a_stream_that_drips_is_the_same(name: str, upstream: Upstream):
     full, dripping = [await Told().hear(provider, STREAM) for _ in range(2)]
     assert dripping.chunks == full.chunks
     assert dripping.transcript.usage == full.transcript.usage
-
-
-# What takes too long
-
-
-async def test_an_exchange_has_a_total_whatever_it_sends(
-    one: Provider, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(base, "TOTAL_S", 0.15)
-    endless: list[Step] = [b": waiting\n\n", 0.01] * 500
-    upstream.will((head(), *endless))
-    assert type(await refused(one, request())) is ProviderTimeout
-    assert type(await refused(one, STREAM)) is ProviderTimeout
-
-
-async def test_bytes_keep_a_stream_from_being_given_up(
-    one: Provider, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-):
-    """Comments are bytes too: a provider that waits for its model says so."""
-    monkeypatch.setattr(base, "IDLE_S", 1.0)
-    monkeypatch.setattr(base, "KEEP_ALIVE_S", 0.05)
-    waiting: list[Step] = [b": OPENROUTER PROCESSING\n\n", 0.4] * 4
-    upstream.will(streamed(*waiting, recorded("openrouter", "stream.sse")))
-    heard = await Told().hear(one, STREAM)
-    assert heard.text
-    assert heard.silences
-
-
-async def test_an_error_that_is_never_told_to_its_end_is_a_timeout(
-    one: Provider, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(base, "TOTAL_S", 0.1)
-    monkeypatch.setattr(base, "IDLE_S", 0.1)
-    upstream.will((head(400, content_length="99"), b"{", Fault.STALL))
-    assert type(await refused(one, request())) is ProviderTimeout
-    assert type(await refused(one, STREAM)) is ProviderTimeout
-
-
-async def test_a_provider_sees_its_client_leave(one: Provider, upstream: Upstream):
-    upstream.will(streamed(*events(recorded("openrouter", "stream.sse"))[:4], Fault.STALL))
-    async with aclosing(one.stream(STREAM)) as stream:
-        await anext(stream)
-    await upstream.idle()
-
-
-# Connections
-
-
-async def test_connections_are_kept(name: str, provider: Provider, upstream: Upstream):
-    upstream.will(whole(without_usage(recorded(name, "completion.json"))))
-    for _ in range(3):
-        await provider.complete(request())
-    assert upstream.connections == 1
-
-
-async def test_a_connection_that_the_provider_closed_meanwhile_is_replaced(one: Provider, upstream: Upstream):
-    upstream.will(whole(recorded("openrouter", "completion.json")))
-    await one.complete(request())
-    await upstream.drop_connections()
-    await one.complete(request())
-    assert (upstream.connections, len(upstream.requests)) == (2, 2)
-
-
-@pytest.mark.parametrize("fault", [Fault.CLOSE, Fault.RESET])
-async def test_a_connection_that_dies_under_a_request_is_replaced_once(one: Provider, upstream: Upstream, fault: Fault):
-    answer = whole(recorded("openrouter", "completion.json"))
-    upstream.will(answer, (fault,), answer)
-    await one.complete(request())
-    await one.complete(request())
-    assert [asked.connection for asked in upstream.requests] == [1, 1, 2]
-
-
-async def test_a_provider_that_always_closes_is_asked_twice(one: Provider, upstream: Upstream):
-    upstream.will((Fault.CLOSE,))
-    assert type(await refused(one, request())) is ProviderError
-    assert len(upstream.requests) == 2
-
-
-async def test_nobody_at_the_address_is_a_provider_error():
-    async with Upstream().open() as gone:
-        provider = adapter("chutes", gone.url)
-    assert type(await refused(provider, request())) is ProviderError
-    assert type(await refused(adapter("chutes", "https://provider.invalid/v1"), request())) is ProviderError
-
-
-async def test_a_provider_without_tls_is_a_provider_error():
-    def speak_plainly(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        writer.close()
-
-    async with await asyncio.start_server(speak_plainly, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        assert type(await refused(adapter("chutes", f"https://127.0.0.1:{port}"), request())) is ProviderError

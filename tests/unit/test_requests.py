@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
@@ -262,6 +262,10 @@ PLACES = st.sampled_from(
 
 
 @given(place=PLACES, value=SPOILT)
+@example(place="provider", value={CANARY: 1})
+@example(place="provider", value={f"` - at `$.{CANARY}": 1})
+@example(place="provider", value={"order": [f"` - at `$.{CANARY}", 5]})
+@example(place="messages.role", value=CANARY)
 def test_an_error_never_repeats_the_input(place: str, value: Any):
     field, _, member = place.partition(".")
     body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}

@@ -47,11 +47,33 @@ def parsed(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 @given(stream=STREAMS, cuts=CUTS, mark=st.booleans())
 @example(stream=b"data: a\r\n\r\n", cuts=[8, 9, 10], mark=False)
+@example(stream=b"data: a\r\ndata: b\r\n\r\n", cuts=[8], mark=False)
 @example(stream=b"data: a\r\rdata: b\r\n\r\n", cuts=[8, 9], mark=True)
 @example(stream=b"\n\n\ndata: a\n\n", cuts=[], mark=True)
 def test_any_stream_cut_anywhere_reads_as_the_standard_says(stream: bytes, cuts: list[int], mark: bool):  # noqa: FBT001
     stream = (sse.BOM if mark else b"") + stream
     assert parsed(stream, cuts) == reference(stream)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_a_stream_cut_in_two_at_every_byte(end: bytes):
+    lines = [
+        sse.BOM + b": waiting",
+        b"",
+        b"data: {}",
+        b"",
+        b"data: a",
+        b"data",
+        b"data:b",
+        b"id: 1",
+        b"",
+        b"",
+        b"data: [DONE]",
+    ]
+    stream = end.join([*lines, b"", b""])
+    assert reference(stream) == [b"{}", b"a\n\nb", b"[DONE]"]
+    for at in range(len(stream)):
+        assert parsed(stream, [at]) == reference(stream)
 
 
 @given(payloads=st.lists(st.binary().map(lambda payload: payload.translate(None, b"\r\n"))), cuts=CUTS)

@@ -130,6 +130,16 @@ def test_a_tool_call_has_an_index_and_no_empty_id():
     assert "id" not in first | second | third
 
 
+@pytest.mark.parametrize("index", [MAX_INDEX, 10**12])
+def test_an_index_beyond_reason_is_a_position(index: int):
+    """It would be the length of a list."""
+    one = chunk({"tool_calls": [{"index": index, "function": {"name": "f"}}]})
+    one["choices"][0]["index"] = index
+    transcript = taken(one)
+    assert one["choices"][0]["index"] == one["choices"][0]["delta"]["tool_calls"][0]["index"] == 0
+    assert len(transcript.choices()[0]["message"]["tool_calls"]) == 1
+
+
 def test_tool_calls_are_assembled_by_their_index():
     ends = [{"index": 0, "function": {"arguments": "{}"}}, {"index": 1, "function": {"arguments": "}"}}]
     transcript = taken(

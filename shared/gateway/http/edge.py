@@ -63,10 +63,10 @@ class Edge:
         except Exception as error:
             if ended or not isinstance(error, GatewayError | HTTPException):
                 telemetry.failure("request_failed", error, request_id=request_id, path=scope["path"])
-            if begun and not ended:
-                raise
             if not begun:
                 await respond(shown(error), request_id, send_marked)
+            elif not ended:
+                raise
 
 
 def _limited(receive: Receive) -> Receive:

@@ -139,7 +139,10 @@ def parse_completion(raw: bytes) -> tuple[CompletionRequest, dict[str, Any]]:
 
 def _invalid(text: str) -> InvalidRequest:
     """A validation error with its field; of the reason only the part that says nothing of the input."""
-    reason, _, path = text.partition(" - at `")
+    # the last one: a caller's field may be named like a path
+    reason, found, path = text.rpartition(" - at `")
+    if not found:
+        reason, path = path, ""
     param = path.rstrip("`").removeprefix("$").removeprefix(".") or None
     if param is None and (field := reason.partition("field `")[2]):
         param = field.rstrip("`")
