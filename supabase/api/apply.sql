@@ -1,5 +1,6 @@
 -- Replaces every function at once: what is in this folder is what runs, and nothing stale survives.
--- Locks are taken in one order everywhere: rate_limit_buckets, users, credit_holds, idempotency_keys, key_usage.
+-- What is granted to a role runs as the owner of the tables, with no search_path; its parts run as it does and are granted
+-- to nobody. Locks are taken in one order everywhere: rate_limit_buckets, users, credit_holds, idempotency_keys, key_usage.
 begin;
 set local role gateway_owner;
 drop schema api cascade;

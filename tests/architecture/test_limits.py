@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "limits.md"
-ROW = re.compile(r"^\| (?P<limit>[^|]+) \| (?P<value>[0-9.]+) \| [a-z]+ \| `(?P<module>[a-z_.]+)\.(?P<name>[A-Z_]+)` \|$")
+ROW = re.compile(
+    r"^\| (?P<limit>[^|]+) \| (?P<value>[0-9.]+) \| [a-z]+ \| `(?P<module>[a-z_.]+)\.(?P<name>[A-Z_]+)` \|$"
+)
 ROWS = [row for line in PAGE.read_text().splitlines() if (row := ROW.match(line))]
 
 

@@ -8,15 +8,13 @@ import subprocess
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from starlette.applications import Starlette
-from starlette.responses import Response
-from starlette.routing import Route
 
 from gateway import database, errors
 from gateway.database import postgres as postgres_transport
@@ -27,70 +25,13 @@ from tests.harness.postgres import Database, binaries, prepare
 from tests.harness.web import Wire, served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Iterator
 
 
 SECRET = "a secret that signs tokens, 32 bytes and more"
 CANARY = "row 4711 of somebody else"
 
-API = """
-drop schema if exists api cascade;
-drop schema if exists probe cascade;
-create schema api;
-create schema probe;
-create table probe.effects (id uuid primary key);
-create sequence probe.runs;
-
-create function api.echo(label text, number bigint, flag boolean, moment timestamptz, id uuid, members jsonb)
-returns jsonb language sql as $$
-  select jsonb_build_object('label', label, 'number', number, 'flag', flag, 'id', id, 'members', members,
-                            'moment', extract(epoch from moment), 'role', current_user)
-$$;
-
-create function api.nothing() returns jsonb language sql as 'select null::jsonb';
-
-create function api.refuse(code text, message text, detail text) returns jsonb language plpgsql as $$
-begin
-  perform nextval('probe.runs');
-  raise exception using errcode = code, message = message, detail = detail;
-end $$;
-
-create function api.effect(id uuid) returns jsonb language plpgsql as $$
-begin
-  perform nextval('probe.runs');
-  insert into probe.effects values (id) on conflict do nothing;
-  return to_jsonb(id);
-end $$;
-
-create function api.cross(first bigint, second bigint) returns jsonb language plpgsql as $$
-begin
-  perform nextval('probe.runs');
-  perform pg_advisory_xact_lock(first);
-  for i in 1..100 loop
-    exit when 2 <= (select count(*) from pg_locks
-                     where locktype = 'advisory' and objid in (first, second) and granted
-                       and database = (select oid from pg_database where datname = current_database()));
-    perform pg_sleep(0.005);
-  end loop;
-  perform pg_advisory_xact_lock(second);
-  return to_jsonb(true);
-end $$;
-
-create function api.sleep(seconds double precision) returns jsonb language plpgsql as $$
-begin
-  perform pg_sleep(seconds);
-  return to_jsonb(true);
-end $$;
-
-create function api.prepared() returns jsonb language sql as $$
-  select to_jsonb(count(*)) from pg_prepared_statements where name <> ''
-$$;
-
-grant usage on schema api, probe to service_role;
-grant usage on sequence probe.runs to service_role;
-grant select, insert on probe.effects to service_role;
-grant execute on all functions in schema api to service_role;
-"""
+API = (Path(__file__).parent / "transports.sql").read_text()
 
 SETTING = "do $$ begin execute format($_$alter database %I set {}$_$, current_database()); end $$"
 
@@ -400,45 +341,6 @@ async def test_an_argument_of_the_wrong_type_is_our_own_mistake() -> None:
     with pytest.raises(errors.InternalError):
         await echo(number="many")
     await echo()
-
-
-FOREIGN: list[tuple[int, str, str]] = [
-    (502, "text/html", "<html>Bad Gateway</html>"),
-    (200, "text/html", "<html>Just a moment…</html>"),
-    (503, "application/json", '{"code":"PGRST002","message":"no schema cache","details":null,"hint":null}'),
-    (503, "application/json", '{"code":"PGRST000","message":"no database","details":null,"hint":null}'),
-    (504, "application/json", '{"code":"PGRST003","message":"no connection","details":null,"hint":null}'),
-    (404, "application/json", '{"code":"PGRST202","message":"no function","details":null,"hint":null}'),
-    (503, "application/json", '{"message":"name resolution failed"}'),
-    (520, "application/json", "not json"),
-    (500, "text/plain", ""),
-]
-
-
-@pytest.mark.parametrize(("status", "media", "body"), FOREIGN)
-async def test_what_postgrest_cannot_answer_is_unavailable(status: int, media: str, body: str) -> None:
-    app = Starlette(
-        routes=[Route("/{path:path}", lambda _: Response(body, status, media_type=media), methods=["POST"])]
-    )
-    with served(app) as url:
-        database.use(Supabase(url, "key"))
-        try:
-            with pytest.raises(errors.DatabaseUnavailable):
-                await database.call("nothing")
-        finally:
-            await database.close()
-
-
-async def test_nobody_listens() -> None:
-    transports: list[Callable[[], database.Transport]] = [
-        lambda: Postgres("postgresql://gateway@127.0.0.1:1/postgres"),
-        lambda: Supabase("http://127.0.0.1:1", "key"),
-    ]
-    for transport in transports:
-        database.use(transport())
-        with pytest.raises(errors.DatabaseUnavailable):
-            await database.call("nothing")
-        await database.close()
 
 
 @pytest.mark.parametrize(
