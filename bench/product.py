@@ -19,8 +19,7 @@ APP = "chat.handler:app"
 # Limits that are never reached: they are evaluated all the same.
 ACCOUNT = """
 with plan as (
-  insert into gateway.plans (name, is_default, requests_per_minute, tokens_per_minute, concurrency)
-  values ('bench', true, 100000000, 100000000000, 1000)),
+  update gateway.plans set requests_per_minute = 100000000, tokens_per_minute = 100000000000, concurrency = 1000),
 model as (
   insert into gateway.models (id, name, context_length, max_output_tokens)
   values ('bench/model', 'Bench', 128000, 4096) returning id),

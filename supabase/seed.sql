@@ -1,10 +1,7 @@
--- A plan, and the sandbox: models that answer offline and deterministically; a model's name chooses its fault.
+-- The sandbox: models that answer offline and deterministically; a model's name chooses its fault.
 -- Applied by `make run`; an operator may apply it too. Running it again changes nothing.
 
 set role gateway_owner;
-
-insert into gateway.plans (name, is_default, requests_per_minute, tokens_per_minute, concurrency)
-values ('free', true, 600, 2000000, 100) on conflict (name) do nothing;
 
 insert into gateway.models (id, name, description, context_length, max_output_tokens, input_modalities) values
   ('sandbox/chat', 'Sandbox', 'Answers offline: text, tools, JSON mode, images accepted.', 128000, 4096, '{text,image}'),

@@ -56,7 +56,10 @@ def account(environ: Mapping[str, str]) -> Account:
 def secret(owner: Account, arn: str) -> dict[str, str]:
     """The members of a JSON secret in Secrets Manager. Raises AwsError."""
     answer = call(owner, "secretsmanager", "secretsmanager.GetSecretValue", {"SecretId": arn}, version="1.1")
-    return msgspec.json.decode(answer["SecretString"], type=dict[str, str])
+    try:
+        return msgspec.json.decode(answer["SecretString"], type=dict[str, str])
+    except (KeyError, msgspec.DecodeError):
+        raise AwsError("a secret is not a JSON object of strings") from None
 
 
 def call(owner: Account, service: str, target: str, payload: dict[str, Any], *, version: str) -> Any:
@@ -73,13 +76,16 @@ def call(owner: Account, service: str, target: str, payload: dict[str, Any], *, 
         connection.request("POST", "/", body, headers)
         response = connection.getresponse()
         answer = response.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise AwsError(f"{target} could not be reached") from error
     finally:
         connection.close()
     if response.status != 200:
         raise AwsError(f"{target} answered {response.status}")
-    return msgspec.json.decode(answer)
+    try:
+        return msgspec.json.decode(answer)
+    except msgspec.DecodeError as error:
+        raise AwsError(f"{target} answered something that is not JSON") from error
 
 
 def sign(

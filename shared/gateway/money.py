@@ -6,28 +6,26 @@ No float is ever accepted.
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation, localcontext
+import re
+from decimal import Decimal, localcontext
 
 from msgspec import Raw
 
 NANO = 1_000_000_000
 MILLION = 1_000_000
 MAX_NANO = 2**63 - 1
+AMOUNT = re.compile(r"[0-9]{1,19}(\.[0-9]{1,30})?")
 
 
 def parse(amount: str, *, scale: int = NANO) -> int:
-    """A non-negative decimal string of dollars in nano-dollars; `scale=NANO * MILLION` for a price per unit.
+    """A plain decimal string of dollars in nano-dollars; `scale=NANO * MILLION` for a price per unit.
 
     Raises ValueError when it is not a plain decimal number, is negative, or is finer or larger than can be kept.
     """
-    try:
-        value = Decimal(amount)
-    except InvalidOperation:
-        raise ValueError("not a decimal number") from None
-    if not value.is_finite() or value.is_signed():
-        raise ValueError("not a non-negative number")
+    if not AMOUNT.fullmatch(amount):
+        raise ValueError("not a non-negative decimal number")
     with localcontext(prec=60):
-        nano = value * scale
+        nano = Decimal(amount) * scale
         if nano > MAX_NANO:
             raise ValueError("too large")
         if nano != nano.to_integral_value():

@@ -13,6 +13,9 @@ create table gateway.plans (
 );
 comment on table gateway.plans is 'Limits that users share; null is no limit. The default plan serves users without one.';
 create unique index one_default_plan on gateway.plans (is_default) where is_default;
+-- without a plan that gives limits nobody is served
+insert into gateway.plans (name, is_default, requests_per_minute, tokens_per_minute, concurrency)
+values ('free', true, 600, 2000000, 100);
 
 create table gateway.users (
   id           bigint generated always as identity primary key,

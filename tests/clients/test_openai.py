@@ -158,7 +158,9 @@ async def test_errors_are_the_sdks_own(client: AsyncOpenAI, gateway: InProcess):
     await gateway.books.execute("update gateway.api_keys set status = 'revoked'")
     await refused(openai.AuthenticationError, "invalid_api_key")
     with pytest.raises(openai.UnprocessableEntityError):
-        await gateway.books.execute("update gateway.api_keys set status = 'active', limit_nano = null, scopes = '{inference}'")
+        await gateway.books.execute(
+            "update gateway.api_keys set status = 'active', limit_nano = null, scopes = '{inference}'"
+        )
         headers = {"Idempotency-Key": "one"}
         await client.chat.completions.create(model=MODEL, messages=HELLO, extra_headers=headers)
         await client.chat.completions.create(model=MODEL, messages=HELLO, extra_headers=headers, max_tokens=1)

@@ -209,7 +209,6 @@ async def test_the_public_list_shows_each_servable_model_at_its_cheapest(operato
 
 
 async def test_the_seed_can_be_applied_again(operator: Connection) -> None:
-    await operator.execute("delete from gateway.plans")
     seed = (SUPABASE / "seed.sql").read_text()
     await operator.execute(seed)
     before = await dump(operator)

@@ -275,6 +275,7 @@ async def locked_user(database: Database, caller: Caller) -> AsyncIterator[Calla
         async with asyncio.timeout(10):
             while calls != await connection.fetchval(WAITING):
                 await asyncio.sleep(0.01)
+                await connection.execute("select pg_stat_clear_snapshot()")  # else a transaction looks once
 
     try:
         async with connection.transaction():

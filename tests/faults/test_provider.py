@@ -50,11 +50,7 @@ REFUSALS = {
     "stalls": ((Fault.STALL,), 504, "provider_timeout"),
 }
 WHOLE_ONLY = {"an array", "no choices", "choices of another kind", "a message of another kind"}
-STREAM_REFUSALS = {
-    name: case
-    for name, case in REFUSALS.items()
-    if name not in WHOLE_ONLY
-} | {
+STREAM_REFUSALS = {name: case for name, case in REFUSALS.items() if name not in WHOLE_ONLY} | {
     "ends at once": (streamed(), 502, "provider_error"),
     "only [DONE]": (streamed(DONE), 502, "provider_error"),
     "only a role": (streamed(delta("", role="assistant"), DONE), 502, "provider_error"),

@@ -70,9 +70,7 @@ async def test_every_header(gateway: InProcess, *, stream: bool):
     }
     assert not wrong
     assert ("x-gateway-cost-usd" in response.headers) == (not stream)
-    assert response.headers["content-type"] == (
-        "text/event-stream; charset=utf-8" if stream else "application/json"
-    )
+    assert response.headers["content-type"] == ("text/event-stream; charset=utf-8" if stream else "application/json")
 
 
 async def test_limits_are_told_as_openai_tells_them(gateway: InProcess):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 type Connection = asyncpg.Connection[asyncpg.Record]
 type Call = Callable[..., Awaitable[Any]]
 
+UNLIMITED = "update gateway.plans set requests_per_minute = null, tokens_per_minute = null, concurrency = null"
 PROVIDERS = ["openrouter", "portkey", "featherless", "chutes", "sandbox"]
 PROMPT_PRICE = 1_000_000_000
 COMPLETION_PRICE = 2_000_000_000
@@ -43,10 +44,10 @@ class Caller(msgspec.Struct, frozen=True):
 
 @pytest.fixture
 async def operator(database: Database) -> AsyncIterator[Connection]:
-    """A superuser's connection to the test's database, which sells one model, `acme/one`, and has a plan."""
+    """A superuser's connection to the test's database, which sells one model, `acme/one`, and limits nobody."""
     connection = await asyncpg.connect(database.admin)
     try:
-        await insert(connection, "plans", name="free", is_default=True)
+        await connection.execute(UNLIMITED)
         await a_model(connection, "acme/one")
         yield connection
     finally:

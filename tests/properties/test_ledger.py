@@ -28,11 +28,11 @@ from gateway.database.postgres import Postgres
 from tests.harness.builders import (
     COMPLETION_PRICE,
     PROMPT_PRICE,
+    UNLIMITED,
     a_caller,
     a_model,
     a_request,
     a_settlement,
-    insert,
     of,
 )
 
@@ -257,6 +257,6 @@ def test_the_ledger_is_as_its_model(database: Database) -> None:
 
 
 async def _prepare(operator: Connection, database: Database) -> Postgres:
-    await insert(operator, "plans", name="free", is_default=True)
+    await operator.execute(UNLIMITED)
     await a_model(operator, "acme/one")
     return Postgres(database.service)

@@ -63,7 +63,9 @@ async def failures(gateway: InProcess, upstream: Upstream) -> list[httpx.Respons
     replies = [whole(refusal, status) for status in (400, 401, 402, 404, 422, 429, 500, 503)]
     replies += [(Fault.RESET,), (Fault.STALL,), whole(refusal), whole(b"<" + refusal), whole(answer())]
     for stream in (False, True):
-        broken = [streamed(delta("Hi"), end) for end in (TOLD, b"data: {" + refusal + b"\n\n", Fault.CLOSE, Fault.STALL)]
+        broken = [
+            streamed(delta("Hi"), end) for end in (TOLD, b"data: {" + refusal + b"\n\n", Fault.CLOSE, Fault.STALL)
+        ]
         good = [streamed(delta("Hi"), finish(), usage(), DONE)]
         for reply in (*replies, *(broken + good if stream else ())):
             upstream.will(reply)

