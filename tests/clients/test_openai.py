@@ -91,7 +91,9 @@ async def test_stream(client: AsyncOpenAI):
 async def test_the_streaming_helper_assembles_the_same(client: AsyncOpenAI):
     async with client.chat.completions.stream(model=MODEL, messages=HELLO, tools=[WEATHER]) as stream:
         completion = await stream.get_final_completion()
-    (call,) = completion.choices[0].message.tool_calls or ()
+    calls = completion.choices[0].message.tool_calls
+    assert calls is not None
+    call = calls[0]
     assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "sandbox"})
     assert completion.choices[0].finish_reason == "tool_calls"
 
@@ -99,7 +101,8 @@ async def test_the_streaming_helper_assembles_the_same(client: AsyncOpenAI):
 async def test_tools_and_their_answer(client: AsyncOpenAI):
     first = await client.chat.completions.create(model=MODEL, messages=HELLO, tools=[WEATHER], tool_choice="required")
     message = first.choices[0].message
-    (call,) = message.tool_calls or ()
+    assert message.tool_calls is not None
+    call = message.tool_calls[0]
     told: ChatCompletionMessageParam = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
     messages: list[ChatCompletionMessageParam] = [*HELLO, message.model_dump(exclude_none=True), told]  # type: ignore[list-item]
     second = await client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER])
@@ -157,19 +160,19 @@ async def test_errors_are_the_sdks_own(client: AsyncOpenAI, gateway: InProcess):
     await refused(openai.PermissionDeniedError, "insufficient_scope")
     await gateway.books.execute("update gateway.api_keys set status = 'revoked'")
     await refused(openai.AuthenticationError, "invalid_api_key")
+    await gateway.books.execute(
+        "update gateway.api_keys set status = 'active', limit_nano = null, scopes = '{inference}'"
+    )
+    headers = {"Idempotency-Key": "one"}
+    await client.chat.completions.create(model=MODEL, messages=HELLO, extra_headers=headers)
     with pytest.raises(openai.UnprocessableEntityError):
-        await gateway.books.execute(
-            "update gateway.api_keys set status = 'active', limit_nano = null, scopes = '{inference}'"
-        )
-        headers = {"Idempotency-Key": "one"}
-        await client.chat.completions.create(model=MODEL, messages=HELLO, extra_headers=headers)
         await client.chat.completions.create(model=MODEL, messages=HELLO, extra_headers=headers, max_tokens=1)
 
 
 async def test_a_stream_that_breaks_raises(client: AsyncOpenAI, gateway: InProcess):
     stream = await client.chat.completions.create(model="sandbox/cut", messages=HELLO, stream=True)
     said = ""
-    with pytest.raises(openai.APIError) as caught:
+    with pytest.raises(openai.APIError) as caught:  # noqa: PT012 - what came before it raised counts
         async for chunk in stream:
             said += chunk.choices[0].delta.content or ""
     assert caught.value.code == "provider_error"

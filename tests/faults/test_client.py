@@ -14,18 +14,15 @@ from tests.harness.upstream import Fault, Upstream, streamed
 from tests.runtime.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import httpx
 
 HELD_S = 0.02
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream's status does not wait long for its first token."""
     monkeypatch.setattr(completions, "STATUS_HELD_S", HELD_S)
-    return
 
 
 async def test_who_leaves_mid_stream_pays_for_what_came_and_the_provider_is_stopped(

@@ -236,19 +236,30 @@ async def test_usage_that_cannot_be_believed_is_estimated(gateway: InProcess, up
         assert await gateway.balance() == before - used["cost_nano"]
 
 
+def choosing(*, spent: bool = False, **choice: Any) -> bytes:
+    """A chunk whose one choice is just this, with usage in it if `spent`."""
+    used = {"usage": {"prompt_tokens": 10, "completion_tokens": 5}} if spent else {}
+    return event({"choices": [choice], **used})
+
+
+ODD_DELTA = {"content": "Hello", "tool_calls": [{"function": 1}]}
 ODD_BUT_WHOLE = {
     "no finish_reason": (delta("Hello"), usage(), DONE),
     "no [DONE]": (delta("Hello"), finish(), usage()),
-    "an empty finish_reason": (event({"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": ""}]}), *GOOD[2:]),
-    "members of another kind": (event({"choices": [{"index": {}, "delta": {"content": "Hello", "tool_calls": [{"function": 1}]}}]}), *GOOD[2:]),
-    "no index, no delta": (delta("Hello"), event({"choices": [{"finish_reason": "stop"}]}), usage(), DONE),
-    "usage with the end": (delta("Hello"), event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}), DONE),
+    "an empty finish_reason": (choosing(index=0, delta={"content": "Hello"}, finish_reason=""), *GOOD[2:]),
+    "members of another kind": (choosing(index={}, delta=ODD_DELTA), *GOOD[2:]),
+    "no index, no delta": (delta("Hello"), choosing(finish_reason="stop"), usage(), DONE),
+    "usage with the end": (delta("Hello"), choosing(spent=True, index=0, delta={}, finish_reason="stop"), DONE),
     "usage twice": (delta("Hello"), finish(), usage(completion_tokens=1), usage(), DONE),
     "two [DONE]": (*GOOD, DONE),
     "more after [DONE]": (*GOOD, delta(CANARY)),
-    "comments and CRLF": (b": hello\r\n\r\n", b"event: message\r\n" + delta("Hello").replace(b"\n", b"\r\n"), *GOOD[2:]),
-    "a NUL in its id": (event({"id": "a\0b", "choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": "st\0op"}]}), usage(), DONE),
-}  # fmt: skip
+    "comments and CRLF": (b": hello\r\n\r\n", delta("Hello").replace(b"\n", b"\r\n"), *GOOD[2:]),
+    "a NUL in its id": (
+        event({"id": "a\0b", "choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": "st\0op"}]}),
+        usage(),
+        DONE,
+    ),
+}
 
 
 async def test_odd_answers_that_are_whole_are_charged_as_reported(gateway: InProcess, upstream: Upstream):

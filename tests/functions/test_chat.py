@@ -105,9 +105,9 @@ async def test_a_whole_answer(gateway: InProcess):
 
 
 @pytest.mark.parametrize("wanted", [None, False, True])
-async def test_a_stream_in_its_order(gateway: InProcess, wanted: bool | None):
+async def test_a_stream_in_its_order(gateway: InProcess, *, wanted: bool | None):
     before = await gateway.balance()
-    options = {} if wanted is None else {"stream_options": {"include_usage": wanted}}
+    options: dict[str, Any] = {} if wanted is None else {"stream_options": {"include_usage": wanted}}
     told = await gateway.stream(**options)
     await gateway.ended()
     assert told.done
@@ -189,8 +189,8 @@ async def test_an_image_is_passed_on(gateway: InProcess, upstream: Upstream):
 async def test_what_the_provider_is_asked(gateway: InProcess, upstream: Upstream, *, stream: bool):
     gateway.connect("openrouter", upstream.url)
     upstream.will(streamed(*GOOD) if stream else whole(answer()))
-    body = {"temperature": 0.5, "top_k": 40, "future_field": {"deep": [1, None, "é"]}, "user": "u-1"}
-    own = {"models": [GPT], "provider": {"order": ["openrouter"]}, "usage": {"include": True}}
+    body: dict[str, Any] = {"temperature": 0.5, "top_k": 40, "future_field": {"deep": [1, None, "é"]}, "user": "u-1"}
+    own: dict[str, Any] = {"models": [GPT], "provider": {"order": ["openrouter"]}, "usage": {"include": True}}
     response = await gateway.ask(model=GPT, stream=stream, **body, **own)
     assert response.status_code == 200
     asked = upstream.requests[0].json()
@@ -212,7 +212,8 @@ async def test_the_balance_limits_the_answer(gateway: InProcess, upstream: Upstr
     gateway.connect("openrouter", upstream.url)
     upstream.will(whole(answer()))
     await gateway.customer(100_000)
-    response = await gateway.ask(model=GPT, **{name: 4000})
+    ceiling: dict[str, Any] = {name: 4000}
+    response = await gateway.ask(model=GPT, **ceiling)
     asked = upstream.requests[0].json()
     assert 16 <= asked[name] < 4000
     assert int(response.headers["x-gateway-max-tokens"]) == asked[name]

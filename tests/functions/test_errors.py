@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.roles import Scope
-from tests.harness.gateway import GPT, InProcess
-from tests.harness.upstream import Fault, Upstream
+from tests.harness.gateway import GPT, InProcess, delta
+from tests.harness.upstream import Fault, Upstream, streamed
 from tests.runtime.waiting import until
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ async def test_too_many_at_once(gateway: InProcess, upstream: Upstream):
     limit = "insert into gateway.rate_limit_configs (user_id, concurrency) values ($1, 1)"
     await gateway.books.execute(limit, gateway.user_id)
     gateway.connect("openrouter", upstream.url)
-    upstream.will((b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n", b'data: {"choices": [{"index": 0, "delta": {"content": "One"}}]}\n\n', Fault.STALL))  # fmt: skip
+    upstream.will(streamed(delta("One"), Fault.STALL))
     async with gateway.reading(model=GPT) as chunks:
         await anext(chunks)
         response = await gateway.ask()

@@ -18,7 +18,7 @@ KEY = {"idempotency-key": "order-4711"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}}
 
 
-async def again(gateway: InProcess, first: httpx.Response, body: dict[str, object]) -> httpx.Response:
+async def again(gateway: InProcess, first: httpx.Response, body: dict[str, Any]) -> httpx.Response:
     """The same request once more, when the first one is settled; it may cost nothing."""
     await gateway.ended()
     balance = await gateway.balance()
@@ -33,14 +33,14 @@ async def again(gateway: InProcess, first: httpx.Response, body: dict[str, objec
 
 
 async def test_a_whole_answer_is_given_again(gateway: InProcess):
-    body: dict[str, object] = {"n": 2}
+    body: dict[str, Any] = {"n": 2}
     first = await gateway.ask(KEY, **body)
     assert (await again(gateway, first, body)).content == first.content
 
 
 @pytest.mark.parametrize("options", [{}, {"n": 2}, {"tools": [TOOL]}, {"stream_options": {"include_usage": True}}])
-async def test_a_stream_is_told_again_in_short(gateway: InProcess, options: dict[str, object]):
-    body = {"stream": True, **options}
+async def test_a_stream_is_told_again_in_short(gateway: InProcess, options: dict[str, Any]):
+    body: dict[str, Any] = {"stream": True, **options}
     first = await gateway.ask(KEY, **body)
     response = await again(gateway, first, body)
     told, before = Told(response, response.content), Told(first, first.content)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from gateway import database as door
+from gateway.errors import DatabaseUnavailable
 from gateway.settings import Secret, settings
 from jobs import handler as jobs
 from tests.harness.builders import a_caller, a_request, a_settlement
@@ -18,7 +19,6 @@ from tests.harness.builders import a_caller, a_request, a_settlement
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from gateway.database.postgres import Postgres
     from tests.harness.builders import Caller, Connection
     from tests.harness.postgres import Database
 
@@ -55,7 +55,8 @@ async def states(operator: Connection) -> dict[str, str]:
     return {str(row[0]): row[1] for row in await operator.fetch("select id, state from gateway.credit_holds")}
 
 
-async def test_a_schedule_runs_its_job(invoke: Invoke, operator: Connection, service: Postgres, caller: Caller):
+@pytest.mark.usefixtures("service")
+async def test_a_schedule_runs_its_job(invoke: Invoke, operator: Connection, caller: Caller):
     request = a_request(caller)
     await door.call("authorize", **request)
     assert await invoke({"job": "expire_holds"}) == {"expired": 0}
@@ -66,7 +67,8 @@ async def test_a_schedule_runs_its_job(invoke: Invoke, operator: Connection, ser
     assert await operator.fetchval("select held_nano from gateway.users where id = $1", caller.user_id) == 0
 
 
-async def test_answers_are_kept_for_a_day(invoke: Invoke, operator: Connection, service: Postgres, caller: Caller):
+@pytest.mark.usefixtures("service")
+async def test_answers_are_kept_for_a_day(invoke: Invoke, operator: Connection, caller: Caller):
     for key in ("fresh", "stale"):
         await door.call("authorize", **a_request(caller, idempotency_key=key, fingerprint="f"))
     stale = "update gateway.idempotency_keys set created_at = now() - interval '25 hours' where key = 'stale'"
@@ -84,13 +86,12 @@ async def test_an_unknown_job_raises(invoke: Invoke, event: dict[str, Any]):
 async def test_a_job_fails_loudly_without_the_database(invoke: Invoke, monkeypatch: pytest.MonkeyPatch):
     nobody = msgspec.structs.replace(settings, database_url=Secret("postgresql://gateway@127.0.0.1:1/gateway"))
     monkeypatch.setattr("gateway.settings.settings", nobody)
-    with pytest.raises(door.errors.DatabaseUnavailable):
+    with pytest.raises(DatabaseUnavailable):
         await invoke({"job": "expire_holds"})
 
 
-async def test_a_poisoned_message_alone_comes_again(
-    invoke: Invoke, operator: Connection, service: Postgres, caller: Caller
-):
+@pytest.mark.usefixtures("service")
+async def test_a_poisoned_message_alone_comes_again(invoke: Invoke, operator: Connection, caller: Caller):
     first, second = a_request(caller), a_request(caller)
     for request in (first, second):
         await door.call("authorize", **request)
@@ -108,7 +109,8 @@ async def test_a_poisoned_message_alone_comes_again(
     assert await states(operator) == {first["hold_id"]: "settled", second["hold_id"]: "settled"}
 
 
-async def test_duplicates_count_once(invoke: Invoke, operator: Connection, service: Postgres, caller: Caller):
+@pytest.mark.usefixtures("service")
+async def test_duplicates_count_once(invoke: Invoke, operator: Connection, caller: Caller):
     request = a_request(caller)
     await door.call("authorize", **request)
     before = await operator.fetchval("select credits_nano from gateway.users where id = $1", caller.user_id)
@@ -120,9 +122,8 @@ async def test_duplicates_count_once(invoke: Invoke, operator: Connection, servi
     assert await operator.fetchval("select count(*) from gateway.usage_records") == 1
 
 
-async def test_a_settlement_whose_hold_is_gone_is_booked(
-    invoke: Invoke, operator: Connection, service: Postgres, caller: Caller
-):
+@pytest.mark.usefixtures("service")
+async def test_a_settlement_whose_hold_is_gone_is_booked(invoke: Invoke, operator: Connection, caller: Caller):
     lost = str(uuid4())
     assert await invoke({"Records": [record(message(caller, lost))]}) == {"batchItemFailures": []}
     assert await states(operator) == {lost: "settled"}

@@ -107,7 +107,7 @@ async def test_a_known_id_with_another_secret(gateway: InProcess, monkeypatch: A
     """The public id finds the row; only the secret opens it."""
     public = gateway.key[7:19]
     choices = iter(public + "0" * 32)
-    monkeypatch.setattr(keys.secrets, "choice", lambda _: next(choices))
+    monkeypatch.setattr("gateway.keys.secrets.choice", lambda _: next(choices))
     forged = keys.mint("dev")
     assert forged.id == public
     for method, path in PRIVATE:

@@ -47,7 +47,8 @@ PROMPT = "prompt-that-nobody-else-may-read"
 UPSTREAM = "words-of-the-provider-that-nobody-may-read"
 SAYING: list[dict[str, Any]] = [{"role": "user", "content": PROMPT}]
 TOLD = event({"error": {"message": f"{UPSTREAM} {PROVIDER_KEY}", "code": 500}})
-ENVIRONMENT = {**os.environ, "DATABASE_URL": NOBODY, **provider("openrouter", "https://x.example"), **provider("portkey", "https://y.example")}  # fmt: skip
+PROVIDERS = provider("openrouter", "https://x.example") | provider("portkey", "https://y.example")
+ENVIRONMENT = {**os.environ, "DATABASE_URL": NOBODY, **PROVIDERS}
 
 
 def found_in(text: str, *secrets: str) -> list[str]:
