@@ -207,6 +207,15 @@ async def test_stream_options_of_the_caller_stay(gateway: InProcess, upstream: U
     assert asked == {"include_usage": True, "include_obfuscation": False}
 
 
+async def test_the_balance_limits_every_ceiling(gateway: InProcess, upstream: Upstream):
+    gateway.connect("openrouter", upstream.url)
+    upstream.will(whole(answer()))
+    await gateway.customer(100_000)
+    response = await gateway.ask(model=GPT, max_tokens=4000, max_completion_tokens=3000)
+    asked, allowed = upstream.requests[0].json(), int(response.headers["x-gateway-max-tokens"])
+    assert (asked["max_tokens"], asked["max_completion_tokens"]) == (allowed, allowed)
+
+
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 async def test_the_balance_limits_the_answer(gateway: InProcess, upstream: Upstream, name: str):
     gateway.connect("openrouter", upstream.url)

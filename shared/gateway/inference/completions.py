@@ -102,9 +102,7 @@ class Answer:
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Settle what the answer cost, or give the hold back when nothing came of it: to the end, also when
-        cancelled.
-        """
+        """Settle what the answer cost, or give the hold back when nothing came of it: to the end, whatever happens."""
         await _to_the_end(self._close())
 
     async def _close(self) -> None:
@@ -123,7 +121,8 @@ class Answer:
         if call.request.stream:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         if ceiling is not None:
-            body["max_tokens" if call.request.max_completion_tokens is None else "max_completion_tokens"] = ceiling
+            asked = [name for name in ("max_tokens", "max_completion_tokens") if body.get(name) is not None]
+            body |= dict.fromkeys(asked or ["max_tokens"], ceiling)
         return body
 
 
@@ -194,9 +193,7 @@ class Streamed(Answer):
         raise refusal
 
     async def _attempt(self, offer: Offer) -> AsyncGenerator[Chunk | None]:
-        """One provider's chunks; those before its first token wait for it, while another provider can still be
-        asked.
-        """
+        """One provider's chunks; those before its first token wait for it: until then another can still be asked."""
         transcript = self._transcript
         early: list[Chunk] | None = []
         async with aclosing(providers.available()[offer.provider].stream(self._upstream_body(offer))) as stream:
