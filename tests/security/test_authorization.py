@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from gateway import keys
 from tests.functions.test_errors import error_of
 from tests.harness.gateway import HELLO, InProcess, app
@@ -103,7 +105,7 @@ async def test_well_formed_keys_of_nobody(gateway: InProcess):
     assert await gateway.tables() == before
 
 
-async def test_a_known_id_with_another_secret(gateway: InProcess, monkeypatch: Any):
+async def test_a_known_id_with_another_secret(gateway: InProcess, monkeypatch: pytest.MonkeyPatch):
     """The public id finds the row; only the secret opens it."""
     public = gateway.key[7:19]
     choices = iter(public + "0" * 32)
