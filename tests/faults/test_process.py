@@ -130,7 +130,6 @@ async def test_cancelled_at_each_await(gateway: InProcess, upstream: Upstream, *
     upstream.will(streamed(*STREAMED) if stream else whole(answer()))
     assert await served(gateway, Steps(0, relentless=False), stream=stream) == 200  # connections are open from here
     states: list[str] = []
-    at, states = 0, list[str]()
     for at in range(1, 1000):
         steps = Steps(at, relentless=relentless)
         await served(gateway, steps, stream=stream)
@@ -178,10 +177,6 @@ async def calls(gateway: OnLambda, name: str) -> list[int]:
 async def idle(gateway: OnLambda, name: str) -> bool:
     """Whether no server process runs a function of the API."""
     return not await calls(gateway, name)
-
-
-async def quiet(gateway: OnLambda) -> bool:
-    return not await calls(gateway, "authorize")
 
 
 async def lost(gateway: OnLambda) -> bool:

@@ -243,28 +243,22 @@ def choosing(*, spent: bool = False, **choice: Any) -> bytes:
 
 
 ODD_DELTA = {"content": "Hello", "tool_calls": [{"function": 1}]}
-
-
-def chunk(choice: dict[str, Any], **members: Any) -> bytes:
-    return event({"choices": [choice], **members})
-
-
-HELLO = {"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}
-ENDED = {"index": 0, "delta": {}, "finish_reason": "stop"}
-TOLD = {"prompt_tokens": 10, "completion_tokens": 5}
-ODD_CALLS = {"content": "Hello", "tool_calls": [{"function": 1}]}
 ODD_BUT_WHOLE = {
     "no finish_reason": (delta("Hello"), usage(), DONE),
     "no [DONE]": (delta("Hello"), finish(), usage()),
-    "an empty finish_reason": (chunk({**HELLO, "finish_reason": ""}), *GOOD[2:]),
-    "members of another kind": (chunk({"index": {}, "delta": ODD_CALLS}), *GOOD[2:]),
-    "no index, no delta": (delta("Hello"), chunk({"finish_reason": "stop"}), usage(), DONE),
-    "usage with the end": (delta("Hello"), chunk(ENDED, usage=TOLD), DONE),
+    "an empty finish_reason": (choosing(index=0, delta={"content": "Hello"}, finish_reason=""), *GOOD[2:]),
+    "members of another kind": (choosing(index={}, delta=ODD_DELTA), *GOOD[2:]),
+    "no index, no delta": (delta("Hello"), choosing(finish_reason="stop"), usage(), DONE),
+    "usage with the end": (delta("Hello"), choosing(spent=True, index=0, delta={}, finish_reason="stop"), DONE),
     "usage twice": (delta("Hello"), finish(), usage(completion_tokens=1), usage(), DONE),
     "two [DONE]": (*GOOD, DONE),
     "more after [DONE]": (*GOOD, delta(CANARY)),
-    "comments and CRLF": (b": hi\r\n\r\n", b"event: e\r\n" + delta("Hello").replace(b"\n", b"\r\n"), *GOOD[2:]),
-    "a NUL in its id": (chunk({**HELLO, "finish_reason": "st\0op"}, id="a\0b"), usage(), DONE),
+    "comments and CRLF": (b": hello\r\n\r\n", b"event: e\r\n" + delta("Hello").replace(b"\n", b"\r\n"), *GOOD[2:]),
+    "a NUL in its id": (
+        event({"id": "a\0b", "choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": "st\0op"}]}),
+        usage(),
+        DONE,
+    ),
 }
 
 

@@ -56,7 +56,6 @@ async def states(operator: Connection) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("service")
-@pytest.mark.usefixtures("service")
 async def test_a_schedule_runs_its_job(invoke: Invoke, operator: Connection, caller: Caller):
     request = a_request(caller)
     await door.call("authorize", **request)
@@ -68,7 +67,6 @@ async def test_a_schedule_runs_its_job(invoke: Invoke, operator: Connection, cal
     assert await operator.fetchval("select held_nano from gateway.users where id = $1", caller.user_id) == 0
 
 
-@pytest.mark.usefixtures("service")
 @pytest.mark.usefixtures("service")
 async def test_answers_are_kept_for_a_day(invoke: Invoke, operator: Connection, caller: Caller):
     for key in ("fresh", "stale"):
@@ -93,7 +91,6 @@ async def test_a_job_fails_loudly_without_the_database(invoke: Invoke, monkeypat
 
 
 @pytest.mark.usefixtures("service")
-@pytest.mark.usefixtures("service")
 async def test_a_poisoned_message_alone_comes_again(invoke: Invoke, operator: Connection, caller: Caller):
     first, second = a_request(caller), a_request(caller)
     for request in (first, second):
@@ -112,7 +109,6 @@ async def test_a_poisoned_message_alone_comes_again(invoke: Invoke, operator: Co
     assert await states(operator) == {first["hold_id"]: "settled", second["hold_id"]: "settled"}
 
 
-@pytest.mark.usefixtures("service")
 @pytest.mark.usefixtures("service")
 async def test_duplicates_count_once(invoke: Invoke, operator: Connection, caller: Caller):
     request = a_request(caller)

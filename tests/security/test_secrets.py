@@ -48,8 +48,7 @@ UPSTREAM = "words-of-the-provider-that-nobody-may-read"
 SAYING: list[dict[str, Any]] = [{"role": "user", "content": PROMPT}]
 TOLD = event({"error": {"message": f"{UPSTREAM} {PROVIDER_KEY}", "code": 500}})
 PROVIDERS = provider("openrouter", "https://x.example") | provider("portkey", "https://y.example")
-ADDRESSES = {**provider("openrouter", "https://x.example"), **provider("portkey", "https://y.example")}
-ENVIRONMENT = {**os.environ, "DATABASE_URL": NOBODY, **ADDRESSES}
+ENVIRONMENT = {**os.environ, "DATABASE_URL": NOBODY, **PROVIDERS}
 
 
 def found_in(text: str, *secrets: str) -> list[str]:
