@@ -6,7 +6,7 @@ What happened, and what becomes of the hold:
     answered, with usage                       settled at it, even above the bound or after the hold expired
     cut or given up on the way, no usage       settled at an estimate of what was seen
     the client left                            in Lambda drained and settled, in a container stopped and settled
-    the database could not be reached          queued, and settled later under the same id, once
+    the database was away, or failed           queued, and settled later under the same id, once
     the process died                           nothing: the hold expires and is released by the sweep
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from gateway import database, settlements, telemetry
-from gateway.errors import DatabaseUnavailable
+from gateway.errors import DatabaseUnavailable, GatewayError
 from gateway.settlements import Settlement
 
 
@@ -76,10 +76,10 @@ async def authorize(**request: Any) -> Hold:
 
 
 async def settle(settlement: Settlement) -> None:
-    """Book what a request cost. When the database is away it is queued: it is not lost, and counts once."""
+    """Book what a request cost. When the database is away or fails it is queued: it is not lost, and counts once."""
     try:
         await settlements.book(settlement)
-    except DatabaseUnavailable:
+    except GatewayError:
         await settlements.enqueue(settlement)
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from gateway import aws, database, telemetry
 from gateway.aws import AwsError
-from gateway.errors import DatabaseUnavailable
+from gateway.errors import GatewayError
 from gateway.settings import settings
 
 MAX_MESSAGE_BYTES = 250_000
@@ -33,7 +33,7 @@ class Settlement(msgspec.Struct, frozen=True):
 
 
 async def book(settlement: Settlement) -> None:
-    """Settle in the ledger. Raises DatabaseUnavailable."""
+    """Settle in the ledger. Raises DatabaseUnavailable, and InternalError when the database fails at it."""
     await database.call("settle", **msgspec.structs.asdict(settlement))
 
 
@@ -51,7 +51,7 @@ async def enqueue(settlement: Settlement) -> None:
         await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
         try:
             await book(settlement)
-        except DatabaseUnavailable:
+        except GatewayError:
             telemetry.log("settlement_delayed", level="ERROR", hold_id=settlement.hold_id, attempt=attempt)
         else:
             return

@@ -138,6 +138,21 @@ async def test_away_at_settlement_it_is_queued_and_counts_once(
         assert again.headers["x-idempotent-replay"] == "true"
 
 
+@pytest.mark.usefixtures("asked")
+async def test_a_settlement_that_the_database_fails_at_is_queued_too(
+    gateway: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stream: bool
+):
+    before = await gateway.balance()
+    async with queue(tmp_path, monkeypatch) as messages:
+        gateway.line.failing = {"settle"}
+        assert "Hello" in (await gateway.ask(model=GPT, stream=stream)).text
+        await until(lambda: len(messages))
+    gateway.line.failing.clear()
+    (message,) = messages.receive(10)
+    await settlements.book(settlements.received(message.body))
+    assert await gateway.balance() == before - COST_NANO
+
+
 @pytest.mark.usefixtures("asked", "soon")
 async def test_the_queue_may_be_away_too(
     gateway: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stream: bool

@@ -87,7 +87,8 @@ async def listening(served: Any) -> AsyncIterator[str]:
 
 class Line:
     """The gateway's line to its database: what is called is counted. Functions named in `cut` are not reached; of those
-    in `deaf` the next answer is lost, and what they did is not; those in `broken` fail as nobody foresaw.
+    in `deaf` the next answer is lost, and what they did is not; those in `failing` fail in the database, and those in
+    `broken` before it, as nobody foresaw.
     """
 
     def __init__(self, url: str) -> None:
@@ -95,12 +96,15 @@ class Line:
         self.cut: set[str] = set()
         self.deaf: set[str] = set()
         self.broken: set[str] = set()
+        self.failing: set[str] = set()
         self._sound, self._dead = Postgres(url), Postgres(NOBODY)
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         self.calls.append(name)
         if name in self.broken:
             raise RuntimeError(f"something about {CANARY}")
+        if name in self.failing:
+            raise Failure("XX000", CANARY)
         answer = await (self._dead if name in self.cut else self._sound).call(name, arguments)
         if name in self.deaf:
             self.deaf.remove(name)
