@@ -26,10 +26,11 @@ model as (
 offer as (
   insert into gateway.offers (model_id, provider, upstream_id, prompt_price, completion_price)
   select id, 'openrouter', id, 100000000, 400000000 from model)
-select (api.create_user('bench', null, 'user', 'bench')->>'user_id')::bigint
+select (api.create_user('bench', null, 'user', $1)->>'user_id')::bigint
 """
-CREDIT = "select api.grant($1, 'bench', 1000000000000000, 'bench', 'bench')"
-KEY = "select api.create_key($1, $2, $3, $4, 'bench', $5, 'bench')"
+ACTOR = '{"name": "bench", "scopes": ["inference", "account:read", "account:write", "keys:write"]}'
+CREDIT = "select api.grant($1, 'bench', 1000000000000000, 'bench', $2)"
+KEY = "select api.create_key($1, $2, $3, $4, $5, 'bench', $6, $7)"
 
 
 def settings(database_url: str, upstream: int) -> dict[str, str]:
@@ -64,10 +65,10 @@ async def open_account(database_url: str) -> str:
     key = keys.mint("dev")
     connection = await asyncpg.connect(database_url)
     try:
-        user = await connection.fetchval(ACCOUNT)
-        await connection.execute(CREDIT, user)
+        user = await connection.fetchval(ACCOUNT, ACTOR)
+        await connection.execute(CREDIT, user, ACTOR)
         scopes = json.dumps(["inference", "account:read"])
-        await connection.execute(KEY, user, key.id, key.hash, key.environment, scopes)
+        await connection.execute(KEY, user, key.id, key.hash, key.last_four, key.environment, scopes, ACTOR)
     finally:
         await connection.close()
     return key.plaintext

@@ -12,6 +12,8 @@ from local.schema import SUPABASE
 
 START_CREDIT_NANO = 100 * NANO
 CUSTOMER = "developer"
+ACTOR = msgspec.json.encode({"name": "seed", "scopes": tuple(Scope)}).decode()
+"""As whom the operator writes into the audit log here."""
 
 
 class Seeded(msgspec.Struct, frozen=True):
@@ -62,11 +64,11 @@ async def _user(connection: asyncpg.Connection, name: str, role: str) -> int:
 
 async def add_user(connection: asyncpg.Connection, name: str, role: str = "user", *, credit_nano: int = 0) -> int:
     """A user with this much credit; returns the id."""
-    made = await connection.fetchval("select api.create_user($1, $2, $3, 'seed')", name, f"{name}@example.com", role)
+    made = await connection.fetchval("select api.create_user($1, $2, $3, $4)", name, f"{name}@example.com", role, ACTOR)
     user_id: int = msgspec.json.decode(made)["user_id"]
     if credit_nano:
-        grant = "select api.grant($1, $2, $3, 'start credit', 'seed')"
-        await connection.fetchval(grant, user_id, f"seed:{user_id}", credit_nano)
+        grant = "select api.grant($1, $2, $3, 'start credit', $4)"
+        await connection.fetchval(grant, user_id, f"seed:{user_id}", credit_nano, ACTOR)
     return user_id
 
 
@@ -76,10 +78,11 @@ async def add_key(
     environment: str = "dev",
     scopes: tuple[Scope, ...] = tuple(Scope),
 ) -> MintedKey:
-    """A key of a user's, with these scopes."""
+    """A key of a user's, with these scopes; named by its id."""
     key = mint(environment)
     await connection.fetchval(
-        "select api.create_key($1, $2, $3, $4, 'default', $5, 'seed')",
-        user_id, key.id, key.hash, environment, msgspec.json.encode(scopes).decode(),
+        "select api.create_key($1, $2, $3, $4, $5, $6, $7, $8)",
+        user_id, key.id, key.hash, key.last_four, environment, f"key {key.id[:4]}",
+        msgspec.json.encode(scopes).decode(), ACTOR,
     )  # fmt: skip
     return key

@@ -3,22 +3,27 @@
 GatewayError
 ├── InvalidRequest              400 invalid_request_error
 │   ├── ContextLengthExceeded   400 context_length_exceeded
-│   └── ModelNotPriced          400 model_not_priced
+│   ├── ModelNotPriced          400 model_not_priced
+│   └── ProviderKeyRefused      400 provider_key_refused
 ├── Unauthenticated             401 invalid_api_key
-│   └── KeyExpired              401 expired_api_key
+│   ├── KeyExpired              401 expired_api_key
+│   └── InvalidToken            401 invalid_token
 ├── InsufficientCredits         402 insufficient_credits
 │   ├── KeyLimitReached         402 key_limit_reached
 │   └── InFlightBudget          402 in_flight_budget            transient
 ├── InsufficientScope           403 insufficient_scope
 │   ├── IpNotAllowed            403 ip_not_allowed
 │   ├── RefererNotAllowed       403 referer_not_allowed
-│   └── ModelNotAllowed         403 model_not_allowed
+│   ├── ModelNotAllowed         403 model_not_allowed
+│   ├── KeyPaused               403 key_paused
+│   └── RoleRequired            403 role_required
 ├── NotFound                    404 not_found
 │   └── ModelNotFound           404 model_not_found
 ├── MethodNotAllowed            405 method_not_allowed
 ├── Conflict                    409 conflict
 │   └── IdempotencyInProgress   409 idempotency_in_progress     transient
 ├── PayloadTooLarge             413 payload_too_large
+├── Unprocessable               422 unprocessable
 ├── IdempotencyKeyReused        422 idempotency_key_reused
 ├── RateLimitExceeded           429 rate_limit_exceeded         transient
 │   ├── ConcurrencyLimitExceeded 429 concurrency_limit_exceeded transient
@@ -109,6 +114,11 @@ class ModelNotPriced(InvalidRequest):
     text = "This model has no price and is not served."
 
 
+class ProviderKeyRefused(InvalidRequest):
+    code = "provider_key_refused"
+    text = "The provider refused the key that you stored for it."
+
+
 class Unauthenticated(GatewayError):
     status, type, code = 401, "authentication_error", "invalid_api_key"
     text = "The API key is missing or not valid."
@@ -120,6 +130,11 @@ class Unauthenticated(GatewayError):
 class KeyExpired(Unauthenticated):
     code = "expired_api_key"
     text = "The API key has expired."
+
+
+class InvalidToken(Unauthenticated):
+    code = "invalid_token"
+    text = "The sign-in token is missing or not valid."
 
 
 class InsufficientCredits(GatewayError):
@@ -157,6 +172,16 @@ class ModelNotAllowed(InsufficientScope):
     text = "The API key may not use this model."
 
 
+class KeyPaused(InsufficientScope):
+    code = "key_paused"
+    text = "The API key is paused."
+
+
+class RoleRequired(InsufficientScope):
+    code = "role_required"
+    text = "The account's role does not allow this."
+
+
 class NotFound(GatewayError):
     status, type, code = 404, "invalid_request_error", "not_found"
     text = "There is nothing at this address."
@@ -188,6 +213,11 @@ class IdempotencyInProgress(Conflict):
 class PayloadTooLarge(GatewayError):
     status, type, code = 413, "invalid_request_error", "payload_too_large"
     text = "The request's body is too large."
+
+
+class Unprocessable(GatewayError):
+    status, type, code = 422, "invalid_request_error", "unprocessable"
+    text = "The request's body or parameters are not valid."
 
 
 class IdempotencyKeyReused(GatewayError):

@@ -1,11 +1,12 @@
-"""API keys: `gw_<environment>_<12 id><32 secret><6 checksum>`, all base62.
+"""API keys and session keys: `gw_<environment>_<12 id><32 secret><6 checksum>`, all base62.
 
 The id is public and finds the row; the secret has 190 bits from the operating system; the checksum (CRC-32 of all
 before it) lets a mistyped or made-up key be refused without asking anything, and lets scanners recognise leaked ones:
 
-    gw_(live|test|staging|dev)_[0-9A-Za-z]{50}
+    gw_(live|test|staging|dev|temp)_[0-9A-Za-z]{50}
 
-Only HMAC-SHA256(pepper, key) is stored, under the pepper's version. A key is shown once, when it is minted.
+Only HMAC-SHA256(pepper, key) is stored, under the pepper's version. A key is shown once, when it is minted. A session
+key (`temp`) stands for a key for some hours, in a browser; it is of the stage whose pepper it was minted with.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gateway.errors import Unauthenticated
 from gateway.settings import settings
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-GRAMMAR = re.compile(r"gw_(live|test|staging|dev)_([0-9A-Za-z]{12})([0-9A-Za-z]{32})([0-9A-Za-z]{6})")
+GRAMMAR = re.compile(r"gw_(live|test|staging|dev|temp)_([0-9A-Za-z]{12})([0-9A-Za-z]{32})([0-9A-Za-z]{6})")
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -47,12 +48,17 @@ class MintedKey(msgspec.Struct, frozen=True):
     id: str
     hash: str
 
+    @property
+    def last_four(self) -> str:
+        """Of the checksum: how its owner tells it from others."""
+        return self.plaintext[-4:]
+
     def __repr__(self) -> str:
         return f"MintedKey(id={self.id!r})"
 
 
 def mint(environment: str) -> MintedKey:
-    """A fresh key for an environment (`live`, `test`, `staging`, `dev`)."""
+    """A fresh key for an environment (`live`, `test`, `staging`, `dev`), or a session key (`temp`)."""
     body = f"gw_{environment}_" + "".join(secrets.choice(ALPHABET) for _ in range(44))
     plaintext = body + _checksum(body)
     version, pepper = next(iter(settings.peppers.items()))
@@ -61,20 +67,23 @@ def mint(environment: str) -> MintedKey:
 
 
 def parse(plaintext: str) -> Key:
-    """The key in a string, if it is one of this stage's or a test key. No input or output. Raises Unauthenticated."""
+    """The key in a string, if it is one of this stage's, a test key or a session key. No input or output.
+
+    Raises Unauthenticated.
+    """
     found = GRAMMAR.fullmatch(plaintext)
     if found is None or _checksum(plaintext[:-6]) != found[4]:
         raise Unauthenticated
     environment = found[1]
-    if environment not in ("test", settings.key_environment):
+    if environment not in ("test", "temp", settings.key_environment):
         raise Unauthenticated(f"Keys of the environment {environment!r} do not work here.")
     hashes = [f"{version}:{_mac(pepper.reveal(), plaintext)}" for version, pepper in settings.peppers.items()]
     return Key(environment, found[2], hashes)
 
 
-def masked(environment: str, identifier: str) -> str:
+def masked(environment: str, identifier: str, last_four: str = "") -> str:
     """How a key is shown after it was minted."""
-    return f"gw_{environment}_{identifier[:4]}…"
+    return f"gw_{environment}_{identifier[:4]}…{last_four}"
 
 
 def _mac(pepper: str, plaintext: str) -> str:

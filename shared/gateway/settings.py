@@ -7,6 +7,7 @@ whose members are the variables below. Elsewhere the same names are read from th
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Literal, cast
 
@@ -15,6 +16,8 @@ import msgspec
 from gateway import aws
 
 PROVIDERS = ("openrouter", "portkey", "featherless", "chutes")
+LOCAL_OR_HTTPS = ("https://", "http://127.0.0.1:", "http://localhost:")
+FERNET_KEY = re.compile(r"[0-9A-Za-z_-]{43}=")
 KEY_ENVIRONMENTS: Mapping[str, str] = {"production": "live", "staging": "staging", "dev": "dev"}
 
 
@@ -43,6 +46,22 @@ class ProviderSettings(msgspec.Struct, frozen=True):
     base_url: str | None = None
 
 
+class PrivySettings(msgspec.Struct, frozen=True):
+    """Sign-in by Privy: the app, and an address when it is not Privy's own (https, or loopback)."""
+
+    app_id: str
+    app_secret: Secret | None
+    base_url: str
+
+
+class AlertSettings(msgspec.Struct, frozen=True):
+    """Where security alerts are sent, and whether one pauses the key that it is about."""
+
+    webhook_url: str | None
+    webhook_secret: Secret | None
+    pause_keys: bool
+
+
 class Settings(msgspec.Struct, frozen=True):
     stage: Stage
     peppers: dict[str, Secret]
@@ -56,6 +75,13 @@ class Settings(msgspec.Struct, frozen=True):
     settlement_queue_url: str | None
     public_url: str
     """Where users find this gateway; sent to OpenRouter as HTTP-Referer."""
+    sealing_keys: list[Secret]
+    """Fernet keys for what must be readable again; the first seals, all open. Empty: nothing can be sealed."""
+    privy: PrivySettings | None
+    supabase_auth_url: str | None
+    """The issuer of Supabase Auth's tokens, `https://<project>.supabase.co/auth/v1`; None: no such sign-in."""
+    alerts: AlertSettings
+    audit_retention_days: int
     aws: aws.Account
 
     @property
@@ -96,6 +122,11 @@ def load(environ: Mapping[str, str]) -> Settings:
         portkey_virtual_key=_secret(names, "PORTKEY_VIRTUAL_KEY"),
         settlement_queue_url=names.get("SETTLEMENT_QUEUE_URL") or None,
         public_url=names.get("PUBLIC_URL") or "http://localhost",
+        sealing_keys=_sealing_keys(names.get("SEALING_KEYS", "")),
+        privy=_privy(names),
+        supabase_auth_url=_address(names, "SUPABASE_AUTH_URL"),
+        alerts=_alerts(names),
+        audit_retention_days=_days(names, "AUDIT_RETENTION_DAYS", least=90, default=400),
         aws=account,
     )
 
@@ -118,14 +149,51 @@ def _peppers(ring: str) -> dict[str, Secret]:
     return peppers
 
 
+def _sealing_keys(ring: str) -> list[Secret]:
+    """`key,key` as a ring of Fernet keys: 32 bytes each, in URL-safe base64."""
+    ring_keys = [key.strip() for key in ring.split(",") if key.strip()]
+    if not all(FERNET_KEY.fullmatch(key) for key in ring_keys):
+        raise IncompleteSettings("SEALING_KEYS must be Fernet keys, separated by commas")
+    return [Secret(key) for key in ring_keys]
+
+
+def _privy(names: Mapping[str, str]) -> PrivySettings | None:
+    app_id = names.get("PRIVY_APP_ID")
+    base_url = _address(names, "PRIVY_BASE_URL") or "https://auth.privy.io"
+    return PrivySettings(app_id, _secret(names, "PRIVY_APP_SECRET"), base_url) if app_id else None
+
+
+def _alerts(names: Mapping[str, str]) -> AlertSettings:
+    url, secret = _address(names, "ALERT_WEBHOOK_URL"), _secret(names, "ALERT_WEBHOOK_SECRET")
+    if url and not secret:
+        raise IncompleteSettings("ALERT_WEBHOOK_URL needs ALERT_WEBHOOK_SECRET, by which its receiver knows us")
+    pause = names.get("PAUSE_KEYS_ON_ALERT") or "false"
+    if pause not in ("true", "false"):
+        raise IncompleteSettings("PAUSE_KEYS_ON_ALERT must be true or false")
+    return AlertSettings(url, secret, pause == "true")
+
+
+def _days(names: Mapping[str, str], name: str, *, least: int, default: int) -> int:
+    given = names.get(name) or str(default)
+    if not (given.isascii() and given.isdigit() and least <= int(given) <= 36_500):
+        raise IncompleteSettings(f"{name} must be a number of days, {least} at least")
+    return int(given)
+
+
+def _address(names: Mapping[str, str], name: str) -> str | None:
+    """An https address without its last slash; http for this machine alone."""
+    given = names.get(name) or None
+    if given and not given.startswith(LOCAL_OR_HTTPS):
+        raise IncompleteSettings(f"{name} must be an https address")
+    return given.rstrip("/") if given else None
+
+
 def _providers(names: Mapping[str, str]) -> dict[str, ProviderSettings]:
     """The providers that this deployment has a key for."""
     found: dict[str, ProviderSettings] = {}
     for provider in PROVIDERS:
         key = _secret(names, f"{provider.upper()}_API_KEY")
-        base_url = names.get(f"{provider.upper()}_BASE_URL") or None
-        if base_url and not base_url.startswith(("https://", "http://127.0.0.1:", "http://localhost:")):
-            raise IncompleteSettings(f"{provider.upper()}_BASE_URL must be an https address")
+        base_url = _address(names, f"{provider.upper()}_BASE_URL")
         if key:
             found[provider] = ProviderSettings(key, base_url)
     return found

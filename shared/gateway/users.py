@@ -28,7 +28,7 @@ async def key_status(key_id: int) -> dict[str, Any]:
     limit = found["limit_nano"]
     return {
         "label": found["label"],
-        "key": masked(found["environment"], found["public_id"]),
+        "key": masked(found["environment"], found["public_id"], found["last_four"]),
         "limit": None if limit is None else number(limit),
         "limit_reset": found["limit_reset"],
         "limit_remaining": None if limit is None else number(max(0, limit - found["period_nano"])),

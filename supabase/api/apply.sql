@@ -5,14 +5,26 @@ begin;
 set local role gateway_owner;
 drop schema api cascade;
 create schema api;
-grant usage on schema api to service_role, gateway_chat, gateway_catalog, gateway_account, gateway_health, gateway_jobs,
-  gateway_admin;
+grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_catalog, gateway_account, gateway_admin,
+  gateway_health, gateway_jobs;
+\ir audit.sql
 \ir rate_limits.sql
 \ir keys.sql
 \ir catalog.sql
 \ir idempotency.sql
 \ir credits.sql
+\ir roles.sql
 \ir users.sql
+\ir keyring.sql
+\ir rotation.sql
+\ir sign_in.sql
+\ir accounts.sql
+\ir activity.sql
+\ir provider_keys.sql
+\ir administration.sql
+\ir usage.sql
+\ir alerts.sql
+\ir outbox.sql
 \ir health.sql
 notify pgrst, 'reload schema';
 commit;

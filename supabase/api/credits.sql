@@ -130,8 +130,7 @@ end $$;
 create function api.settle(hold_id uuid, user_id bigint, key_id bigint, usage jsonb, answer text)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare
-  u constant gateway.usage_records := jsonb_populate_record(null::gateway.usage_records,
-    usage || jsonb_build_object('id', hold_id, 'user_id', user_id, 'key_id', key_id, 'created_at', clock_timestamp()));
+  u constant gateway.usage_records := api.usage_record(hold_id, user_id, key_id, usage);
   was gateway.credit_holds;
   balance bigint;
 begin
@@ -164,6 +163,13 @@ begin
 end $$;
 grant execute on function api.settle to gateway_chat, gateway_jobs, service_role;
 
+-- A usage record of a hold, from what is told of it: columns of usage_records.
+create function api.usage_record(hold_id uuid, user_id bigint, key_id bigint, usage jsonb)
+returns gateway.usage_records language sql as $$
+  select jsonb_populate_record(null::gateway.usage_records, '{"is_byok": false}' || usage
+    || jsonb_build_object('id', hold_id, 'user_id', user_id, 'key_id', key_id, 'created_at', clock_timestamp()))
+$$;
+
 -- Moves a hold to settled and returns what it was before; an empty row when it was settled already. A hold that was lost
 -- is made up, so that the ledger has what its entry refers to. The caller has locked the user.
 create function api.end_hold(hold_id uuid, user_id bigint, key_id bigint, cost_nano bigint)
@@ -192,8 +198,9 @@ returns void language sql as $$
 $$;
 
 -- Gives a hold back, whole, because the request cost nothing; gives its tokens back to the limits and lets its
--- Idempotency-Key go. Does nothing to a hold that has ended.
-create function api.release(hold_id uuid, user_id bigint, key_id bigint)
+-- Idempotency-Key go. `usage`, of a request that every provider failed, becomes its usage record. Does nothing to a hold that
+-- has ended.
+create function api.release(hold_id uuid, user_id bigint, key_id bigint, usage jsonb default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.credit_holds;
 begin
@@ -203,6 +210,11 @@ begin
   was := api.let_go(hold_id, user_id, 'released');
   if was.id is not null then
     perform api.correct_tokens(release.user_id, release.key_id, was.tokens, 0);
+    if release.usage is not null then
+      insert into gateway.usage_records
+      select (api.usage_record(release.hold_id, release.user_id, release.key_id,
+                               release.usage || '{"cost_nano": 0, "outcome": "failed"}')).*;
+    end if;
   end if;
   return jsonb_build_object('released', was.id is not null);
 end $$;
@@ -241,7 +253,7 @@ end $$;
 grant execute on function api.expire_holds to gateway_jobs, service_role;
 
 -- Credits a user once per (kind grant, reference), with an audit row and an event; returns {granted, credits_nano}.
-create function api.grant(user_id bigint, reference text, amount_nano bigint, reason text, actor text)
+create function api.grant(user_id bigint, reference text, amount_nano bigint, reason text, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
 declare balance bigint; entry bigint;
@@ -259,7 +271,7 @@ begin
     return jsonb_build_object('granted', false, 'credits_nano', balance);
   end if;
   update gateway.users u set credits_nano = u.credits_nano + "grant".amount_nano where u.id = "grant".user_id;
-  perform api.audit("grant".actor, 'credits.granted', 'user:' || "grant".user_id,
+  perform api.audit("grant".actor, 'credits.granted', 'user:' || "grant".user_id, "grant".user_id,
                     jsonb_build_object('credits_nano', balance),
                     jsonb_build_object('credits_nano', balance + "grant".amount_nano, 'reference', "grant".reference));
   insert into gateway.outbox (event, payload) values ('credits.granted',

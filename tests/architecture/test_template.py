@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-HTTP_FUNCTIONS = {"AccountFunction", "CatalogFunction", "ChatFunction", "HealthFunction"}
+HTTP_FUNCTIONS = {
+    "AccountFunction",
+    "AdminFunction",
+    "AuthFunction",
+    "CatalogFunction",
+    "ChatFunction",
+    "HealthFunction",
+}
 type Resource = dict[str, Any]
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("service")
 
-GRANT = "select api.grant($1, gen_random_uuid()::text, $2, 'test', 'test')"
+GRANT = "select api.grant($1, gen_random_uuid()::text, $2, 'test', '{\"name\": \"test\"}')"
 OVER = "update gateway.credit_holds set expires_at = now() where id = '{}' and state = 'held'"
 NO_VIOLATION = "select count(*) = 0 from gateway.ledger_violations"
 
@@ -377,7 +377,7 @@ async def _work(send: Call, database: Database, callers: list[Caller]) -> Counte
             "expire_holds": {},
             "grant": {
                 "user_id": caller.user_id, "reference": str(secrets.randbelow(200)), "amount_nano": BOUND,
-                "reason": "", "actor": "a",
+                "reason": "", "actor": {"name": "test"},
             },
         }  # fmt: skip
         if action == "expire_holds":

@@ -91,7 +91,9 @@ async def test_a_request_that_was_not_answered_lets_its_key_go(operator: Connect
 async def test_a_refused_request_keeps_no_key(operator: Connection) -> None:
     caller = await a_caller(operator, credit_nano=0)
     assert (await refusal(operator, **keyed(caller))).code == "insufficient_credits"
-    await call("grant", user_id=caller.user_id, reference=str(uuid4()), amount_nano=BOUND, reason="", actor="test")
+    await call(
+        "grant", user_id=caller.user_id, reference=str(uuid4()), amount_nano=BOUND, reason="", actor={"name": "test"}
+    )
     assert await hold(caller, fingerprint="other")
 
 

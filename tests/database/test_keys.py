@@ -148,9 +148,7 @@ async def test_authenticate_tells_who_calls(operator: Connection) -> None:
         "environment": "dev",
         "role": "user",
         "username": username,
-        "allowed_models": ["acme/one"],
-        "limit_nano": 5,
-        "limit_reset": "daily",
+        "scopes": ["account:read", "inference"],
     }
 
 
@@ -201,7 +199,7 @@ async def test_a_keys_own_figures(operator: Connection) -> None:
     figures = ("period_nano", "usage_nano", "daily_nano", "weekly_nano", "monthly_nano")
     assert [found[name] for name in figures] == [1, 11, 1, 1, 1]
     assert (found["limit_nano"], found["limit_reset"], found["is_free_tier"]) == (9, "daily", True)
-    await call("grant", user_id=caller.user_id, reference="r", amount_nano=5, reason="", actor="test")
+    await call("grant", user_id=caller.user_id, reference="r", amount_nano=5, reason="", actor={"name": "test"})
     assert (await call("key_status", key_id=caller.key_id))["is_free_tier"] is False
     assert await call("key_status", key_id=0) is None
 
@@ -209,8 +207,8 @@ async def test_a_keys_own_figures(operator: Connection) -> None:
 async def test_a_made_key_is_audited_and_works(operator: Connection) -> None:
     user_id = await a_user(operator)
     made = await call(
-        "create_key", user_id=user_id, public_id="abcdefABCDEF", key_hash="v1:" + "a" * 64, environment="dev",
-        name="mine", scopes=["inference"], actor="user:1",
+        "create_key", user_id=user_id, public_id="abcdefABCDEF", key_hash="v1:" + "a" * 64, last_four="0000",
+        environment="dev", name="mine", scopes=["inference"], actor={"name": "user:1", "scopes": ["inference"]},
     )  # fmt: skip
     audit = await operator.fetchrow("select * from gateway.audit_logs where action = 'key.created'")
     assert audit is not None

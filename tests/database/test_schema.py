@@ -23,6 +23,7 @@ STRANGERS = {"anon", "authenticated", "authenticator"}
 ROLES = STRANGERS | {
     "service_role",
     "gateway",
+    "gateway_auth",
     "gateway_chat",
     "gateway_catalog",
     "gateway_account",
@@ -33,7 +34,7 @@ ROLES = STRANGERS | {
 """Every role but the tables' owner; `gateway` is how the functions log in here."""
 
 MAY_EXECUTE = {
-    "authenticate": {"gateway_chat", "gateway_catalog", "gateway_account"},
+    "authenticate": {"gateway_auth", "gateway_chat", "gateway_catalog", "gateway_account", "gateway_admin"},
     "authorize": {"gateway_chat"},
     "create_key": {"gateway_admin"},
     "create_user": {"gateway_admin"},
@@ -44,6 +45,7 @@ MAY_EXECUTE = {
     "key_status": {"gateway_account"},
     "models": {"gateway_catalog"},
     "purge_idempotency_keys": {"gateway_jobs"},
+    "record_refusal": {"gateway_auth", "gateway_chat", "gateway_catalog", "gateway_account", "gateway_admin"},
     "release": {"gateway_chat", "gateway_jobs"},
     "settle": {"gateway_chat", "gateway_jobs"},
 }

@@ -11,17 +11,20 @@ import pytest
 
 from gateway import errors
 from gateway.database import call
+from gateway.roles import Scope
 from tests.harness.builders import BOUND, a_caller, a_request, a_settlement, a_user, crowd, dump, of, purse, refusal
 
 if TYPE_CHECKING:
     from tests.harness.builders import Caller, Connection
     from tests.harness.postgres import Database
 
+ADMIN = {"name": "user:1", "scopes": list(Scope)}
+
 pytestmark = pytest.mark.usefixtures("service")
 
 
 async def test_a_user_starts_without_credit_and_is_audited(operator: Connection) -> None:
-    made = await call("create_user", username="ada", email="ada@example.com", role="user", actor="user:1")
+    made = await call("create_user", username="ada", email="ada@example.com", role="user", actor=ADMIN)
     row = await operator.fetchrow("select * from gateway.users where id = $1", made["user_id"])
     assert row is not None
     assert (row["username"], row["role"], row["status"], row["credits_nano"]) == ("ada", "user", "active", 0)
@@ -32,14 +35,14 @@ async def test_a_user_starts_without_credit_and_is_audited(operator: Connection)
 
 @pytest.mark.parametrize(("username", "email"), [("ada", "b@example.com"), ("bob", "ada@example.com")])
 async def test_a_taken_name_or_address_is_a_conflict(operator: Connection, username: str, email: str) -> None:
-    await call("create_user", username="ada", email="ada@example.com", role="user", actor="test")
-    error = await refusal(operator, "create_user", username=username, email=email, role="admin", actor="test")
+    await call("create_user", username="ada", email="ada@example.com", role="user", actor=ADMIN)
+    error = await refusal(operator, "create_user", username=username, email=email, role="admin", actor=ADMIN)
     assert type(error) is errors.Conflict
 
 
 async def test_only_known_roles_are_given(operator: Connection) -> None:
-    error = await refusal(operator, "create_user", username="a", email=None, role="owner", actor="test")
-    assert type(error) is errors.InternalError
+    error = await refusal(operator, "create_user", username="a", email=None, role="owner", actor=ADMIN)
+    assert type(error) is errors.NotFound
 
 
 async def test_credits_are_the_sums_of_the_ledger(operator: Connection) -> None:
@@ -57,7 +60,7 @@ async def test_credits_are_the_sums_of_the_ledger(operator: Connection) -> None:
 
 async def grant(caller: Caller, amount_nano: int = BOUND, reference: str | None = None) -> dict[str, Any]:
     arguments = {"user_id": caller.user_id, "amount_nano": amount_nano, "reference": reference or str(uuid4())}
-    granted: dict[str, Any] = await call("grant", **arguments, reason="why", actor="user:1")
+    granted: dict[str, Any] = await call("grant", **arguments, reason="why", actor=ADMIN)
     return granted
 
 
@@ -80,7 +83,7 @@ async def test_a_grant_counts_once_is_audited_and_told(operator: Connection) -> 
 @pytest.mark.parametrize("amount", [0, -1, -(2**63)])
 async def test_a_grant_is_positive(operator: Connection, amount: int) -> None:
     user_id = await a_user(operator)
-    arguments = {"user_id": user_id, "reference": "r", "reason": "", "actor": "a"}
+    arguments = {"user_id": user_id, "reference": "r", "reason": "", "actor": ADMIN}
     error = await refusal(operator, "grant", **arguments, amount_nano=amount)
     assert (error.status, error.param) == (400, "amount_nano")
     error = await refusal(operator, "grant", **arguments | {"user_id": 0}, amount_nano=1)
@@ -89,7 +92,7 @@ async def test_a_grant_is_positive(operator: Connection, amount: int) -> None:
 
 async def test_one_reference_from_32_connections_grants_once(operator: Connection, database: Database) -> None:
     caller = await a_caller(operator, credit_nano=0)
-    arguments = {"user_id": caller.user_id, "reference": "payment", "amount_nano": 7, "reason": "", "actor": "a"}
+    arguments = {"user_id": caller.user_id, "reference": "payment", "amount_nano": 7, "reason": "", "actor": ADMIN}
     async with crowd(database.service, 32) as send:
         answers = await asyncio.gather(*(send("grant", **arguments) for _ in range(32)))
     assert Counter(answer["granted"] for answer in answers) == {True: 1, False: 31}

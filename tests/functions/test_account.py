@@ -54,8 +54,8 @@ async def test_what_is_held_is_not_available(gateway: InProcess):
 async def test_a_key(gateway: InProcess):
     told = await shown(gateway, "/v1/key")
     assert told == {
-        "label": "default",
-        "key": f"{gateway.key[:11]}…",
+        "label": f"key {gateway.key[7:11]}",
+        "key": f"{gateway.key[:11]}…{gateway.key[-4:]}",
         "limit": None,
         "limit_reset": None,
         "limit_remaining": None,

@@ -29,6 +29,8 @@ PROVIDERS = ["openrouter", "portkey", "featherless", "chutes", "sandbox"]
 PROMPT_PRICE = 1_000_000_000
 COMPLETION_PRICE = 2_000_000_000
 """Nano-dollars per million tokens, of every offer that does not say otherwise: 1000 and 2000 a token."""
+TEST = '{"name": "test"}'
+"""The actor of what tests do."""
 BOUND = 30_000
 """What `a_request` can cost at these prices, in nano-dollars."""
 
@@ -89,14 +91,14 @@ async def a_user(operator: Connection, *, credit_nano: int = 100 * BOUND, **colu
     name = f"user-{secrets.token_hex(4)}"
     user_id: int = (await insert(operator, "users", username=name, **columns))["id"]
     if credit_nano:
-        await operator.execute("select api.grant($1, $2, $3, 'test', 'test')", user_id, name, credit_nano)
+        await operator.execute("select api.grant($1, $2, $3, 'test', $4)", user_id, name, credit_nano, TEST)
     return user_id
 
 
 async def a_key(operator: Connection, user_id: int, **columns: Any) -> Caller:
     """A key of a user's; `columns` are those of api_keys."""
     digest = f"v1:{secrets.token_hex(32)}"
-    own = {"public_id": secrets.token_hex(6), "key_hash": digest, "environment": "dev", "name": "default"}
+    own = {"public_id": secrets.token_hex(6), "key_hash": digest, "environment": "dev", "name": f"key {digest[3:9]}"}
     row = await insert(operator, "api_keys", user_id=user_id, **own | columns)
     return Caller(user_id, row["id"], row["public_id"], row["key_hash"])
 

@@ -119,7 +119,8 @@ class Ledger(RuleBasedStateMachine):
     def grant(self, amount: int, reference: str) -> Any:
         reference = f"{self.caller.user_id}:{reference}"
         arguments = {
-            "user_id": self.caller.user_id, "reference": reference, "amount_nano": amount, "reason": "", "actor": "a",
+            "user_id": self.caller.user_id, "reference": reference, "amount_nano": amount, "reason": "",
+            "actor": {"name": "test"},
         }  # fmt: skip
         is_first = reference not in self.granted
         self.credits += amount if is_first else 0

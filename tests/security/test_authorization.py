@@ -103,6 +103,8 @@ async def test_well_formed_keys_of_nobody(gateway: InProcess):
             header = ("authorization", f"Bearer {keys.mint(environment).plaintext}")
             error_of(await knock(gateway, method, path, [header]), 401, "invalid_api_key")
     assert await gateway.tables() == before
+    counted = await gateway.books.fetch("select code, network::text, count from gateway.refusals")
+    assert [tuple(row) for row in counted] == [("invalid_api_key", "127.0.0.0/24", 1)] * 2 * len(PRIVATE)
 
 
 async def test_a_known_id_with_another_secret(gateway: InProcess, monkeypatch: pytest.MonkeyPatch):
@@ -141,4 +143,4 @@ async def test_a_caller_sees_its_own_account_only(gateway: InProcess):
         shown = (await gateway.client.get("/v1/credits", headers=gateway.headers(key=key))).json()["data"]
         assert (shown["total_credits"], shown["total_usage"] > 0) == (total, key == first)
         told = (await gateway.client.get("/v1/key", headers=gateway.headers(key=key))).json()["data"]
-        assert told["key"] == f"{key[:11]}…"
+        assert told["key"] == f"{key[:11]}…{key[-4:]}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 from fastapi import Request
 
-from gateway import database
+from gateway import database, refusals
+from gateway.errors import InsufficientScope, Unauthenticated
 from gateway.http.bearer import address_of, key_of
 from gateway.roles import Scope
 
@@ -20,19 +22,35 @@ class Caller(msgspec.Struct, frozen=True):
     environment: str
     role: str
     username: str
+    scopes: list[Scope]
+    """What the key and the role both allow."""
+    ip: str | None
+    request_id: str
+
+    def actor(self) -> dict[str, Any]:
+        """The caller as the `actor` of a database function: whom the audit log names, and what he may hand out."""
+        return {
+            "name": f"user:{self.user_id}",
+            "user_id": self.user_id,
+            "key_id": self.key_id,
+            "ip": self.ip,
+            "request_id": self.request_id,
+            "scopes": self.scopes,
+        }
 
 
 def require(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
     """A dependency that verifies the request's key for a scope. Raises Unauthenticated and InsufficientScope."""
 
     async def caller(request: Request) -> Caller:
-        found = await database.call(
-            "authenticate",
-            **key_of(request).credentials(),
-            ip=address_of(request),
-            referer=request.headers.get("referer"),
-            scope=scope,
-        )
-        return msgspec.convert(found, Caller)
+        key, ip = key_of(request), address_of(request)
+        try:
+            found = await database.call(
+                "authenticate", **key.credentials(), ip=ip, referer=request.headers.get("referer"), scope=scope
+            )
+        except (Unauthenticated, InsufficientScope) as refusal:
+            await refusals.count(refusal, ip, key.id)
+            raise
+        return msgspec.convert({**found, "ip": ip, "request_id": request.scope["request_id"]}, Caller)
 
     return caller

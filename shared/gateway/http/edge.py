@@ -87,6 +87,8 @@ def shown(error: Exception) -> GatewayError:
     """What an exception is to the client. The framework's own are about addresses, methods and malformed requests."""
     if isinstance(error, GatewayError):
         return error
+    if isinstance(error.__cause__, GatewayError):
+        return error.__cause__  # FastAPI wraps what is raised while it reads a body
     if isinstance(error, HTTPException):
         return {404: NotFound, 405: MethodNotAllowed}.get(error.status_code, InvalidRequest)()
     return InternalError()

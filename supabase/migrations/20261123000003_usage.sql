@@ -1,0 +1,101 @@
+-- What requests did, failed ones too, and its sums: a job adds usage records up, so that no page reads them row by row.
+
+set role gateway_owner;
+
+alter table gateway.usage_records
+  add column network cidr,
+  add column is_byok boolean not null default false,
+  add column error text,
+  add column attempts jsonb,
+  drop constraint usage_records_outcome_check,
+  add constraint usage_records_outcome_check check (outcome in ('completed', 'cut', 'cancelled', 'failed'));
+comment on column gateway.usage_records.is_byok is 'Served with the user''s own key of the provider: it took no credits.';
+comment on column gateway.usage_records.attempts is 'Providers that failed before: [{provider, error}].';
+comment on table gateway.usage_records is
+  'One row per request that reached a provider; id is the hold''s. A failed one cost nothing and its hold was released.';
+create index usage_records_by_time on gateway.usage_records using brin (created_at) with (pages_per_range = 16, autosummarize = on);
+
+alter table gateway.key_usage add column byok_nano bigint not null default 0;
+comment on column gateway.key_usage.byok_nano is 'What requests with the user''s own provider keys would have cost.';
+
+create table gateway.rollups (
+  name  text primary key,
+  until timestamptz not null
+);
+comment on table gateway.rollups is 'Up to when usage records are added up; its row is the lock of the job that does it.';
+insert into gateway.rollups values ('usage', coalesce((select min(created_at) from gateway.usage_records), now()));
+
+create table gateway.usage_by_offer (
+  hour               timestamptz not null,
+  model              text not null,
+  provider           text not null,
+  requests           bigint not null,
+  errors             bigint not null,
+  byok_requests      bigint not null,
+  prompt_tokens      bigint not null,
+  completion_tokens  bigint not null,
+  cost_nano          bigint not null,
+  upstream_cost_nano bigint not null,
+  durations          bigint[] not null,
+  primary key (hour, model, provider)
+);
+comment on column gateway.usage_by_offer.durations is 'Requests by how long they took: element n counts those of bucket n (api.bucket).';
+
+create table gateway.usage_by_key (
+  user_id            bigint not null,
+  key_id             bigint not null,
+  day                date not null,
+  requests           bigint not null,
+  errors             bigint not null,
+  byok_requests      bigint not null,
+  prompt_tokens      bigint not null,
+  completion_tokens  bigint not null,
+  cost_nano          bigint not null,
+  upstream_cost_nano bigint not null,
+  durations          bigint[] not null,
+  primary key (user_id, key_id, day)
+);
+
+create table gateway.usage_errors (
+  hour     timestamptz not null,
+  model    text not null,
+  provider text not null,
+  error    text not null,
+  count    bigint not null,
+  primary key (hour, model, provider, error)
+);
+comment on table gateway.usage_errors is 'Failures of offers by their code, of requests that another offer saved, too.';
+
+create or replace view gateway.ledger_violations with (security_invoker = true) as
+  select 'balance is not the sum of its transactions' as rule, u.id::text as subject
+    from gateway.users u
+   where u.credits_nano <> (select coalesce(sum(t.amount_nano), 0)
+                              from gateway.credit_transactions t where t.user_id = u.id)
+  union all
+  select 'held amount is not the sum of open holds', u.id::text
+    from gateway.users u
+   where u.held_nano <> (select coalesce(sum(h.bound_nano), 0)
+                           from gateway.credit_holds h where h.user_id = u.id and h.state = 'held')
+  union all
+  select 'settled hold and usage transaction disagree', coalesce(h.id::text, t.reference)
+    from (select * from gateway.credit_holds where state = 'settled' and cost_nano > 0) h
+    full join (select * from gateway.credit_transactions where kind = 'usage') t on t.reference = h.id::text
+   where h.cost_nano is distinct from -t.amount_nano or h.user_id is distinct from t.user_id
+  union all
+  select 'settled hold and usage record disagree', coalesce(h.id, r.id)::text
+    from (select * from gateway.credit_holds where state = 'settled') h
+    full join (select * from gateway.usage_records where outcome <> 'failed') r on r.id = h.id
+   where h.cost_nano is distinct from r.cost_nano
+  union all
+  select 'failed request took credits', r.id::text
+    from gateway.usage_records r where r.outcome = 'failed' and r.cost_nano <> 0
+  union all
+  select 'hold outlived its expiry and the sweep', h.id::text
+    from gateway.credit_holds h where h.state = 'held' and h.expires_at < now() - interval '10 minutes';
+
+alter table gateway.rollups enable row level security;
+alter table gateway.usage_by_offer enable row level security;
+alter table gateway.usage_by_key enable row level security;
+alter table gateway.usage_errors enable row level security;
+
+reset role;
