@@ -3,12 +3,14 @@
 A Postgres (yours with DATABASE_URL, else one of its own), the schema, a customer with credit, and every Lambda function
 of template.yaml in processes of its own behind a local API Gateway. PORT chooses the port, TRANSPORT=supabase sends the
 functions' database calls through an RPC door as they would go to Supabase. Provider keys in the environment
-(OPENROUTER_API_KEY and the like) are used; without any, the sandbox answers.
+(OPENROUTER_API_KEY and the like) are used; without any, the sandbox answers. PRIVY_APP_ID and SUPABASE_AUTH_URL in the
+environment are who signs users in; without either, an issuer of our own is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import socket
@@ -19,17 +21,19 @@ from pathlib import Path
 
 import asyncpg
 import uvicorn
+from starlette.applications import Starlette
 
 from local import postgres, postgrest, schema
 from local.aws_lambda import LocalLambda
 from local.home import Home
+from local.privy import SUPABASE_PATH, Privy
 
 ROOT = Path(__file__).parent.parent
 DATABASE = "gateway"
 FIRST_PORT = 8080
 FIRST_DATABASE_PORT = 54320
 TRIED_PORTS = 50
-PASSED_ON = ("OPENROUTER_", "PORTKEY_", "FEATHERLESS_", "CHUTES_")
+PASSED_ON = ("OPENROUTER_", "PORTKEY_", "FEATHERLESS_", "CHUTES_", "PRIVY_", "SUPABASE_AUTH_")
 
 
 def say(line: str) -> None:
@@ -47,9 +51,12 @@ async def main(folder: Path) -> None:
         operator_url, functions_url = await stack.enter_async_context(_database(home))
         keys = await _prepared(home, operator_url)
         transport = await stack.enter_async_context(_transport(home, operator_url, functions_url))
-        address = await stack.enter_async_context(_gateway(home, _environment(home) | transport))
+        issuer = await stack.enter_async_context(_issuer())
+        address = await stack.enter_async_context(_gateway(home, _environment(home) | transport | issuer))
         env = {"OPENAI_BASE_URL": f"{address}/v1", **keys, "DATABASE_URL": operator_url}
         _welcome(home.tell(env), env)
+        if issuer:
+            _welcome_users(address, issuer["PRIVY_BASE_URL"])
         await stopped.wait()
         say("\nStopping …")
     say("Stopped. Your data is kept.")
@@ -98,7 +105,9 @@ def _environment(home: Home) -> dict[str, str]:
     """The functions' settings; no secret comes from Secrets Manager here."""
     given = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     pepper = f"v1:{home.secret('KEY_PEPPER')}"
-    return {"STAGE": "dev", "KEY_PEPPERS": pepper, "CORE_SECRET_ARN": "", "PROVIDERS_SECRET_ARN": "", **given}
+    sealing_key = base64.urlsafe_b64encode(bytes.fromhex(home.secret("SEALING_KEY"))).decode()
+    secrets = {"KEY_PEPPERS": pepper, "SEALING_KEYS": sealing_key, "CORE_SECRET_ARN": "", "PROVIDERS_SECRET_ARN": ""}
+    return {"STAGE": "dev", **secrets, **given}
 
 
 @asynccontextmanager
@@ -108,18 +117,30 @@ async def _transport(home: Home, operator_url: str, functions_url: str) -> Async
         yield {"DATABASE_URL": functions_url}
         return
     secret = home.secret("JWT_SECRET")
-    config = uvicorn.Config(postgrest.app(operator_url, secret), port=0, log_level="warning", lifespan="on")
-    door = _Door(config)
+    async with _served(postgrest.app(operator_url, secret)) as address:
+        say(f"Supabase's RPC door is at {address}")
+        yield {"DATABASE_URL": "", "SUPABASE_URL": address, "SUPABASE_SERVICE_KEY": postgrest.service_key(secret)}
+
+
+@asynccontextmanager
+async def _issuer() -> AsyncIterator[dict[str, str]]:
+    """The settings of an issuer of sign-in tokens that runs here; none where the environment names one."""
+    if os.environ.get("PRIVY_APP_ID") or os.environ.get("SUPABASE_AUTH_URL"):
+        yield {}
+        return
+    privy = Privy()
+    async with _served(privy.app) as address:
+        yield privy.settings(address)
+
+
+@asynccontextmanager
+async def _served(app: Starlette) -> AsyncIterator[str]:
+    """The address of an app that runs in this loop."""
+    door = _Door(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
     serving = asyncio.create_task(door.serve())
     await door.opened.wait()
-    port = door.servers[0].sockets[0].getsockname()[1]
-    say(f"Supabase's RPC door is at http://127.0.0.1:{port}")
     try:
-        yield {
-            "DATABASE_URL": "",
-            "SUPABASE_URL": f"http://127.0.0.1:{port}",
-            "SUPABASE_SERVICE_KEY": postgrest.service_key(secret),
-        }
+        yield f"http://127.0.0.1:{door.servers[0].sockets[0].getsockname()[1]}"
     finally:
         door.should_exit = True
         await serving
@@ -190,6 +211,19 @@ for chunk in openai.OpenAI().chat.completions.create(model="sandbox/chat", strea
     messages=[{{"role": "user", "content": "Hello"}}]): print(chunk.choices[0].delta.content or "", end="", flush=True)'
 
   curl $OPENAI_BASE_URL/credits -H "Authorization: Bearer $OPENAI_API_KEY"
+""")
+
+
+def _welcome_users(gateway: str, issuer: str) -> None:
+    say(f"""Sign in as a user of your own application does, by Privy or by Supabase Auth:
+
+  TOKEN=$(curl -s {issuer}/token -d '{{"email": "you@example.com"}}' | .venv/bin/python -c \\
+    'import json, sys; print(json.load(sys.stdin)["identity_token"])')
+  curl {gateway}/auth/privy -H "Content-Type: application/json" -d "{{\\"token\\": \\"$TOKEN\\"}}"
+
+  TOKEN=$(curl -s {issuer}{SUPABASE_PATH}/token -d '{{"email": "me@example.com"}}' | .venv/bin/python -c \\
+    'import json, sys; print(json.load(sys.stdin)["access_token"])')
+  curl {gateway}/auth/supabase -H "Content-Type: application/json" -d "{{\\"token\\": \\"$TOKEN\\"}}"
 """)
 
 

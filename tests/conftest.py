@@ -8,7 +8,14 @@ import os
 os.environ |= {
     "STAGE": "dev",
     "KEY_PEPPERS": "v1:a-pepper-for-tests-only",
+    "SEALING_KEYS": "c2VhbGluZy1rZXktZm9yLXRlc3RzLW9ubHktMDAwMDE=",
     "DATABASE_URL": "postgresql://gateway@127.0.0.1:1/gateway",
 }
 
-pytest_plugins = ["tests.harness.postgres", "tests.harness.builders", "tests.harness.gateway", "tests.harness.upstream"]
+pytest_plugins = [
+    "tests.harness.postgres",
+    "tests.harness.builders",
+    "tests.harness.gateway",
+    "tests.harness.issuer",
+    "tests.harness.upstream",
+]

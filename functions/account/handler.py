@@ -1,4 +1,4 @@
-"""A key's own view of its account: GET /v1/key, /v1/credits."""
+"""An account as its owner has it: balance, keys, limits, activity, profile."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from gateway import database, settlements, telemetry
-from gateway.errors import DatabaseUnavailable, GatewayError
+from gateway import database, refusals, settlements, telemetry
+from gateway.errors import DatabaseUnavailable, GatewayError, InsufficientScope, Unauthenticated
 from gateway.settlements import Settlement
 
 
@@ -72,7 +72,12 @@ class Hold(msgspec.Struct, frozen=True):
 
 async def authorize(**request: Any) -> Hold:
     """Admit a completion (see api.authorize). Raises the 4xx that refuses it, and DatabaseUnavailable."""
-    return msgspec.convert(await database.call("authorize", **request), Hold)
+    try:
+        admitted = await database.call("authorize", **request)
+    except (Unauthenticated, InsufficientScope) as refusal:
+        await refusals.count(refusal, request["ip"], request["key_id"])
+        raise
+    return msgspec.convert(admitted, Hold)
 
 
 async def settle(settlement: Settlement) -> None:

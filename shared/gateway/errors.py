@@ -16,7 +16,8 @@ GatewayError
 │   ├── RefererNotAllowed       403 referer_not_allowed
 │   ├── ModelNotAllowed         403 model_not_allowed
 │   ├── KeyPaused               403 key_paused
-│   └── RoleRequired            403 role_required
+│   ├── RoleRequired            403 role_required
+│   └── AccountClosed           403 account_closed
 ├── NotFound                    404 not_found
 │   └── ModelNotFound           404 model_not_found
 ├── MethodNotAllowed            405 method_not_allowed
@@ -180,6 +181,11 @@ class KeyPaused(InsufficientScope):
 class RoleRequired(InsufficientScope):
     code = "role_required"
     text = "The account's role does not allow this."
+
+
+class AccountClosed(InsufficientScope):
+    code = "account_closed"
+    text = "The account was suspended or deleted."
 
 
 class NotFound(GatewayError):

@@ -71,8 +71,8 @@ def parse(plaintext: str) -> Key:
 
     Raises Unauthenticated.
     """
-    found = GRAMMAR.fullmatch(plaintext)
-    if found is None or _checksum(plaintext[:-6]) != found[4]:
+    found = _well_formed(plaintext)
+    if found is None:
         raise Unauthenticated
     environment = found[1]
     if environment not in ("test", "temp", settings.key_environment):
@@ -81,9 +81,19 @@ def parse(plaintext: str) -> Key:
     return Key(environment, found[2], hashes)
 
 
+def is_well_formed(plaintext: str) -> bool:
+    """Whether a string is a key of some stage, by its form and checksum alone."""
+    return _well_formed(plaintext) is not None
+
+
 def masked(environment: str, identifier: str, last_four: str = "") -> str:
     """How a key is shown after it was minted."""
     return f"gw_{environment}_{identifier[:4]}…{last_four}"
+
+
+def _well_formed(plaintext: str) -> re.Match[str] | None:
+    found = GRAMMAR.fullmatch(plaintext)
+    return found if found and _checksum(plaintext[:-6]) == found[4] else None
 
 
 def _mac(pepper: str, plaintext: str) -> str:

@@ -1,4 +1,4 @@
-"""The one HTTP client: providers are reached through it and nothing else is.
+"""The one HTTP client: providers are reached through it, and the issuers of sign-in tokens.
 
 It follows no redirect, believes no proxy variable, keeps no cookie, accepts no compressed answer (a few bytes could
 become gigabytes) and goes only where a registered provider's address says: nothing a caller sends chooses a host.
@@ -81,14 +81,45 @@ def _session() -> aiohttp.ClientSession:
 
 async def post(url: URL, headers: Mapping[str, str], body: bytes) -> Reply:
     """POST to a provider; returns once the answer's headers are here. Raises ProviderError if it cannot be reached."""
+    return await _exchange("POST", url, headers, body)
+
+
+async def get(url: URL, headers: Mapping[str, str], *, within_s: float, most_bytes: int) -> tuple[int, bytes]:
+    """GET something small: its status and whole body.
+
+    Raises ProviderError if it cannot be reached, is cut or too large, or is not all here within `within_s` seconds.
+    """
+    try:
+        async with asyncio.timeout(within_s):
+            reply = await _exchange("GET", url, headers, None)
+            try:
+                return reply.status, await _whole(reply, within_s, most_bytes)
+            finally:
+                reply.close()
+    except TimeoutError as error:
+        raise ProviderError("The answer took too long.") from error
+
+
+async def _whole(reply: Reply, wait: float, most_bytes: int) -> bytes:
+    body = b""
+    while (piece := await reply.read(wait)) != b"":
+        if piece is None:
+            raise TimeoutError
+        body += piece
+        if len(body) > most_bytes:
+            raise ProviderError("The answer is too large.")
+    return body
+
+
+async def _exchange(method: str, url: URL, headers: Mapping[str, str], body: bytes | None) -> Reply:
     try:
         try:
-            response = await _post(url, headers, body)
+            response = await _send(method, url, headers, body)
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError):
             # a kept connection may have died while the environment was frozen: once more, on a fresh one
-            response = await _post(url, headers, body)
+            response = await _send(method, url, headers, body)
     except (aiohttp.ClientError, OSError) as error:
         raise ProviderError("The provider could not be reached.") from error
     if response.headers.get("content-encoding", "identity") != "identity":
@@ -97,8 +128,8 @@ async def post(url: URL, headers: Mapping[str, str], body: bytes) -> Reply:
     return _HttpReply(response)
 
 
-async def _post(url: URL, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
-    return await _session().post(url, data=body, headers=headers, allow_redirects=False)
+async def _send(method: str, url: URL, headers: Mapping[str, str], body: bytes | None) -> aiohttp.ClientResponse:
+    return await _session().request(method, url, data=body, headers=headers, allow_redirects=False)
 
 
 async def close() -> None:

@@ -18,6 +18,7 @@ from gateway import aws
 PROVIDERS = ("openrouter", "portkey", "featherless", "chutes")
 LOCAL_OR_HTTPS = ("https://", "http://127.0.0.1:", "http://localhost:")
 FERNET_KEY = re.compile(r"[0-9A-Za-z_-]{43}=")
+GITHUB_SCANNER_KEYS = "https://api.github.com/meta/public_keys/secret_scanning"
 KEY_ENVIRONMENTS: Mapping[str, str] = {"production": "live", "staging": "staging", "dev": "dev"}
 
 
@@ -80,6 +81,8 @@ class Settings(msgspec.Struct, frozen=True):
     privy: PrivySettings | None
     supabase_auth_url: str | None
     """The issuer of Supabase Auth's tokens, `https://<project>.supabase.co/auth/v1`; None: no such sign-in."""
+    leak_keys_url: str
+    """Where GitHub's secret scanning publishes the keys that it signs its reports with."""
     alerts: AlertSettings
     audit_retention_days: int
     aws: aws.Account
@@ -125,6 +128,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         sealing_keys=_sealing_keys(names.get("SEALING_KEYS", "")),
         privy=_privy(names),
         supabase_auth_url=_address(names, "SUPABASE_AUTH_URL"),
+        leak_keys_url=_address(names, "LEAK_KEYS_URL") or GITHUB_SCANNER_KEYS,
         alerts=_alerts(names),
         audit_retention_days=_days(names, "AUDIT_RETENTION_DAYS", least=90, default=400),
         aws=account,
@@ -159,7 +163,7 @@ def _sealing_keys(ring: str) -> list[Secret]:
 
 def _privy(names: Mapping[str, str]) -> PrivySettings | None:
     app_id = names.get("PRIVY_APP_ID")
-    base_url = _address(names, "PRIVY_BASE_URL") or "https://auth.privy.io"
+    base_url = _address(names, "PRIVY_BASE_URL") or "https://api.privy.io"
     return PrivySettings(app_id, _secret(names, "PRIVY_APP_SECRET"), base_url) if app_id else None
 
 

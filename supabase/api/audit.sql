@@ -9,6 +9,15 @@ returns void language sql as $$
           (actor ->> 'key_id')::bigint, (actor ->> 'ip')::inet, actor ->> 'request_id')
 $$;
 
+-- Whether a request has made this audit entry: it is then sent again.
+create function api.was_done(actor jsonb, action text, resource text)
+returns boolean language sql stable as $$
+  select exists (select from gateway.audit_logs a
+                  where a.actor_id = (was_done.actor ->> 'user_id')::bigint and a.request_id = was_done.actor ->> 'request_id'
+                    and a.action = was_done.action and a.resource = was_done.resource
+                    and a.created_at > now() - interval '5 minutes')
+$$;
+
 -- The network of an address: what one subscriber usually has, /24 or /48; everything for no address.
 create function api.network(ip inet)
 returns cidr language sql immutable as $$

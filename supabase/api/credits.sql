@@ -63,6 +63,9 @@ begin
     select who.limit_nano - api.spent(who.key_id, who.limit_reset) - coalesce(sum(h.bound_nano), 0) into key_left
       from gateway.credit_holds h where h.user_id = who.user_id and h.key_id = who.key_id and h.state = 'held';
   end if;
+  if who.max_requests is not null then
+    perform api.refuse_request_count(who);
+  end if;
   select * into fit from api.fit(offers, prompt_tokens, max_tokens, choices,
                                  coalesce(before, least(purse.credits_nano - purse.held_nano, key_left, max_cost_nano)));
   if fit.offers is null then
@@ -104,6 +107,18 @@ language sql stable rows 1 as $$
     from ranked
    where case when whole then tokens = cap else place = 1 and tokens >= least(cap, 16) end
 $$;
+
+-- Raises 402 when a key has made all requests that it may, those in flight among them. The caller has locked the user.
+create function api.refuse_request_count(who api.caller)
+returns void language plpgsql stable as $$
+begin
+  if who.max_requests <= (select coalesce(sum(k.requests), 0) from gateway.key_usage k where k.key_id = who.key_id)
+                       + (select count(*) from gateway.credit_holds h
+                           where h.user_id = who.user_id and h.key_id = who.key_id and h.state = 'held') then
+    raise exception using errcode = 'PT402', message = 'key_limit_reached',
+      detail = '{"limit_source": "key_limit", "message": "The API key has made all the requests that it may."}';
+  end if;
+end $$;
 
 -- Raises why no offer fits: the caller's own ceiling, the key's limit, other requests in flight, or the balance.
 create function api.refuse_cost(offers api.offer[], prompt_tokens bigint, max_tokens bigint, choices integer,

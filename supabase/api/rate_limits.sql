@@ -63,6 +63,7 @@ language sql stable rows 2 as $$
          coalesce(own.tokens_per_minute, p.tokens_per_minute), coalesce(own.concurrency, p.concurrency)
     from gateway.plans p
     left join gateway.rate_limit_configs own on own.user_id = limits_of.user_id and own.key_id is null
+                                            and (own.expires_at is null or own.expires_at > clock_timestamp())
    where p.id = coalesce((select a.plan_id from gateway.user_plans a
                            where a.user_id = limits_of.user_id and a.status = 'active'
                              and (a.ends_at is null or a.ends_at > clock_timestamp())),
@@ -70,7 +71,62 @@ language sql stable rows 2 as $$
   union all
   select 'key', limits_of.key_id, c.requests_per_minute, c.tokens_per_minute, c.concurrency
     from gateway.rate_limit_configs c where c.user_id = limits_of.user_id and c.key_id = limits_of.key_id
+     and (c.expires_at is null or c.expires_at > clock_timestamp())
 $$;
+
+-- A user's limits, and those of each key that has further ones: {user, keys: [{key_id, …}]}.
+create function api.rate_limits(user_id bigint)
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
+    'user', (select to_jsonb(l) - array['scope', 'id'] from api.limits_of(rate_limits.user_id, 0) l where l.scope = 'user'),
+    'keys', coalesce((select jsonb_agg(to_jsonb(c) - array['id', 'user_id'] || jsonb_build_object('key_name', k.name) order by k.id)
+                        from gateway.rate_limit_configs c join gateway.api_keys k on k.id = c.key_id
+                       where c.user_id = rate_limits.user_id and k.status <> 'revoked'
+                         and (c.expires_at is null or c.expires_at > clock_timestamp())), '[]'))
+$$;
+grant execute on function api.rate_limits to gateway_account, gateway_admin, service_role;
+
+-- The limits under which a key of a user's is: {key_id, user, key}, `key` null where it has no further ones. Raises 404.
+create function api.key_limits(key_id bigint, user_id bigint)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  perform api.key_of(key_limits.key_id, key_limits.user_id);
+  return jsonb_build_object('key_id', key_limits.key_id) || (
+    select jsonb_build_object('user', null, 'key', null) || jsonb_object_agg(l.scope, to_jsonb(l) - array['scope', 'id'])
+      from api.limits_of(key_limits.user_id, key_limits.key_id) l);
+end $$;
+grant execute on function api.key_limits to gateway_account, service_role;
+
+-- Sets a key's own limits, in place of those it had: {requests_per_minute, tokens_per_minute, concurrency}, null or absent for
+-- none. Raises 404, 403, and 400 for one above the user's own, or above what an operator set for the key.
+create function api.limit_key(key_id bigint, user_id bigint, limits jsonb, actor jsonb)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare k constant gateway.api_keys := api.lock_key(limit_key.key_id, limit_key.user_id);
+  was jsonb := api.key_limits(k.id, k.user_id);
+  operators constant jsonb := (select to_jsonb(c) from gateway.rate_limit_configs c where c.key_id = k.id and c.is_operators
+                                  and (c.expires_at is null or c.expires_at > clock_timestamp()));
+  name text;
+begin
+  perform api.refuse_wider_key(k, actor);
+  foreach name in array array['requests_per_minute', 'tokens_per_minute', 'concurrency'] loop
+    if coalesce((limits ->> name)::bigint, case when operators ->> name is not null then 'infinity' end::numeric)
+       > least((was #>> array['user', name])::bigint, (operators ->> name)::bigint) then
+      raise exception using errcode = 'PT400', message = 'invalid_request_error', detail = jsonb_build_object(
+        'param', name, 'message', 'A key''s limit may not be above the account''s.')::text;
+    end if;
+  end loop;
+  insert into gateway.rate_limit_configs as c (user_id, key_id, requests_per_minute, tokens_per_minute, concurrency)
+  values (k.user_id, k.id, (limits ->> 'requests_per_minute')::integer, (limits ->> 'tokens_per_minute')::bigint,
+          (limits ->> 'concurrency')::integer)
+  on conflict (user_id, key_id) do update set
+    requests_per_minute = excluded.requests_per_minute, tokens_per_minute = excluded.tokens_per_minute,
+    concurrency = excluded.concurrency, expires_at = null;
+  if api.key_limits(k.id, k.user_id) is distinct from was then
+    perform api.audit(actor, 'key.limited', 'key:' || k.id, k.user_id, was -> 'key', limits);
+  end if;
+  return api.key_limits(k.id, k.user_id);
+end $$;
+grant execute on function api.limit_key to gateway_account, service_role;
 
 -- Puts the tokens really used in place of those taken at admission, of which a limit took no more than itself. The caller
 -- has locked the buckets; one that was made since and is locked by another is left alone: to wait for it could deadlock.

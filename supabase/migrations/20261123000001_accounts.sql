@@ -29,6 +29,9 @@ alter table gateway.users
   add column own_providers text[];
 comment on column gateway.users.own_providers is 'Providers that the user stored a key for; null when none.';
 
+-- an address is one person's however it is written
+create index users_by_address on gateway.users (lower(email));
+
 create table gateway.identities (
   provider        text not null check (provider in ('privy', 'supabase')),
   subject         text not null check (length(subject) between 1 and 255),
@@ -80,11 +83,15 @@ create index key_credentials_by_expiry on gateway.key_credentials (expires_at);
 create table gateway.key_pickups (
   key_id     bigint primary key references gateway.api_keys,
   sealed     text not null,
+  taken_by   text,
   expires_at timestamptz not null
 );
-comment on table gateway.key_pickups is 'Secrets that a job rotated to, sealed, until their owner fetches them: once.';
+comment on table gateway.key_pickups is 'Secrets that a job rotated to, sealed, until their owner fetches them: once, by the request taken_by.';
 
-alter table gateway.rate_limit_configs add column expires_at timestamptz;
+alter table gateway.rate_limit_configs
+  add column expires_at timestamptz,
+  add column is_operators boolean not null default false;
+comment on column gateway.rate_limit_configs.is_operators is 'Set by an operator: the key''s owner may lower it and not lift it.';
 
 create table gateway.provider_keys (
   id         bigint generated always as identity primary key,

@@ -37,8 +37,10 @@ MAY_EXECUTE = {
     "authenticate": {"gateway_auth", "gateway_chat", "gateway_catalog", "gateway_account", "gateway_admin"},
     "authorize": {"gateway_chat"},
     "create_key": {"gateway_admin"},
+    "create_session": {"gateway_auth"},
     "create_user": {"gateway_admin"},
     "credits": {"gateway_account"},
+    "end_session": {"gateway_auth"},
     "expire_holds": {"gateway_jobs"},
     "grant": {"gateway_admin"},
     "health": {"gateway_health"},
@@ -47,7 +49,9 @@ MAY_EXECUTE = {
     "purge_idempotency_keys": {"gateway_jobs"},
     "record_refusal": {"gateway_auth", "gateway_chat", "gateway_catalog", "gateway_account", "gateway_admin"},
     "release": {"gateway_chat", "gateway_jobs"},
+    "revoke_leaked": {"gateway_auth"},
     "settle": {"gateway_chat", "gateway_jobs"},
+    "sign_in": {"gateway_auth"},
 }
 """Functions that are called from outside; service_role, and who logs in with it, may call each. The rest are parts of
 these and only their owner's."""

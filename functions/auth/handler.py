@@ -1,0 +1,10 @@
+"""Sign-in, session keys, and reports of leaked keys."""
+
+from __future__ import annotations
+
+from auth.routes import router
+from gateway.http.adapter import lambda_handler
+from gateway.http.app import create_app
+
+app = create_app(router)
+handler = lambda_handler(app)

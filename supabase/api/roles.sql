@@ -1,0 +1,23 @@
+-- Roles: what users' keys may do at most. Nobody hands out what he lacks.
+
+-- Raises 404 for a role that is not there and 403 for one that may do more than the actor's key.
+create function api.refuse_wider_role(role text, actor jsonb)
+returns void language plpgsql stable as $$
+declare wanted text[];
+begin
+  select r.scopes into wanted from gateway.roles r where r.name = refuse_wider_role.role;
+  if not found then
+    raise exception using errcode = 'PT404', message = 'not_found', detail = '{"param": "role"}';
+  end if;
+  perform api.refuse_wider_scopes(to_jsonb(wanted), actor);
+end $$;
+
+-- Raises 403 unless the actor has every one of `scopes`.
+create function api.refuse_wider_scopes(scopes jsonb, actor jsonb)
+returns void language plpgsql stable as $$
+begin
+  if not coalesce(actor -> 'scopes', '[]') @> scopes then
+    raise exception using errcode = 'PT403', message = 'insufficient_scope',
+      detail = '{"message": "Nobody can hand out scopes that his own key lacks."}';
+  end if;
+end $$;

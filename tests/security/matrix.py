@@ -1,0 +1,106 @@
+"""Who may ask for what: each route of the template with the scope that it asks for, `None` for whoever comes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from samcli.yamlhelper import yaml_parse
+
+from gateway.roles import CUSTOMER, Scope
+from tests.harness.gateway import HELLO, TEMPLATE
+
+type Route = tuple[str, str]
+
+SCOPES: dict[Route, Scope | None] = {
+    ("GET", "/health"): None,
+    ("GET", "/ping"): None,
+    ("GET", "/v1/models"): None,
+    ("GET", "/v1/models/{id}"): None,
+    ("POST", "/auth"): None,
+    ("POST", "/auth/privy"): None,
+    ("POST", "/auth/supabase"): None,
+    ("POST", "/auth/leaked-keys"): None,
+    ("POST", "/v1/chat/completions"): Scope.INFERENCE,
+    ("POST", "/auth/session-keys"): Scope.INFERENCE,
+    ("DELETE", "/auth/session"): Scope.INFERENCE,
+    ("GET", "/v1/credits"): Scope.ACCOUNT_READ,
+    ("GET", "/v1/key"): Scope.ACCOUNT_READ,
+    ("GET", "/user/balance"): Scope.ACCOUNT_READ,
+    ("GET", "/user/profile"): Scope.ACCOUNT_READ,
+    ("GET", "/user/credit-transactions"): Scope.ACCOUNT_READ,
+    ("GET", "/user/activity/stats"): Scope.ACCOUNT_READ,
+    ("GET", "/user/activity/log"): Scope.ACCOUNT_READ,
+    ("GET", "/user/api-keys"): Scope.ACCOUNT_READ,
+    ("GET", "/user/api-keys/{id}"): Scope.ACCOUNT_READ,
+    ("GET", "/user/api-keys/usage"): Scope.ACCOUNT_READ,
+    ("GET", "/user/api-keys/audit-logs"): Scope.ACCOUNT_READ,
+    ("GET", "/user/rate-limits"): Scope.ACCOUNT_READ,
+    ("GET", "/user/rate-limits/{id}"): Scope.ACCOUNT_READ,
+    ("GET", "/user/notifications/preferences"): Scope.ACCOUNT_READ,
+    ("GET", "/user/provider-keys"): Scope.ACCOUNT_READ,
+    ("GET", "/user/export"): Scope.ACCOUNT_READ,
+    ("PUT", "/user/profile"): Scope.ACCOUNT_WRITE,
+    ("PUT", "/user/notifications/preferences"): Scope.ACCOUNT_WRITE,
+    ("DELETE", "/user"): Scope.ACCOUNT_WRITE,
+    ("POST", "/user/api-keys"): Scope.KEYS_WRITE,
+    ("PUT", "/user/api-keys/{id}"): Scope.KEYS_WRITE,
+    ("DELETE", "/user/api-keys/{id}"): Scope.KEYS_WRITE,
+    ("POST", "/user/api-keys/{id}/secret"): Scope.KEYS_WRITE,
+    ("PUT", "/user/rate-limits/{id}"): Scope.KEYS_WRITE,
+    ("PUT", "/user/provider-keys/{provider}"): Scope.KEYS_WRITE,
+    ("DELETE", "/user/provider-keys/{provider}"): Scope.KEYS_WRITE,
+    ("GET", "/admin/monitor"): Scope.ADMIN_READ,
+    ("GET", "/admin/usage"): Scope.ADMIN_READ,
+    ("GET", "/admin/users"): Scope.ADMIN_READ,
+    ("GET", "/admin/users/{id}"): Scope.ADMIN_READ,
+    ("GET", "/admin/audit-logs"): Scope.ADMIN_READ,
+    ("GET", "/admin/audit-logs/verify"): Scope.ADMIN_READ,
+    ("GET", "/admin/roles"): Scope.ADMIN_READ,
+    ("GET", "/admin/roles/{id}"): Scope.ADMIN_READ,
+    ("GET", "/admin/roles/list/{role}"): Scope.ADMIN_READ,
+    ("GET", "/admin/roles/permissions/{role}"): Scope.ADMIN_READ,
+    ("GET", "/admin/roles/audit/log"): Scope.ADMIN_READ,
+    ("GET", "/admin/alerts"): Scope.ADMIN_READ,
+    ("POST", "/admin/create"): Scope.ADMIN_USERS,
+    ("POST", "/create"): Scope.ADMIN_USERS,
+    ("POST", "/admin/users/{id}/suspend"): Scope.ADMIN_USERS,
+    ("POST", "/admin/users/{id}/restore"): Scope.ADMIN_USERS,
+    ("POST", "/admin/add_credits"): Scope.ADMIN_CREDITS,
+    ("POST", "/admin/rate-limits"): Scope.ADMIN_LIMITS,
+    ("POST", "/admin/limit"): Scope.ADMIN_LIMITS,
+    ("POST", "/admin/roles/update"): Scope.ADMIN_ROLES,
+    ("PUT", "/admin/roles/permissions/{role}"): Scope.ADMIN_ROLES,
+    ("DELETE", "/admin/roles/permissions/{role}"): Scope.ADMIN_ROLES,
+    ("POST", "/admin/alerts/{id}/resolve"): Scope.ADMIN_ALERTS,
+}
+
+BODIES: dict[Route, dict[str, Any]] = {
+    ("POST", "/v1/chat/completions"): {"model": "sandbox/chat", "messages": HELLO},
+    ("PUT", "/user/api-keys/{id}"): {"name": "another"},
+    ("PUT", "/user/rate-limits/{id}"): {"requests_per_minute": 1},
+}
+"""What a route has to be told before it looks at who asks, or at whose it is."""
+
+KEY_IDS: frozenset[Route] = frozenset(
+    (method, path) for method, path in SCOPES if path.startswith(("/user/api-keys/{id}", "/user/rate-limits/{id}"))
+)
+"""The customers' routes that name a thing of somebody's: keys."""
+
+
+def deployed() -> set[Route]:
+    """The routes of template.yaml, as `SCOPES` has them."""
+    resources = yaml_parse(TEMPLATE.read_text())["Resources"].values()
+    events = [event for each in resources for event in each.get("Properties", {}).get("Events", {}).values()]
+    api = [event["Properties"] for event in events if event["Type"] == "Api"]
+    return {(route["Method"], route["Path"].replace("+}", "}")) for route in api}
+
+
+def is_for(scope: Scope | None, role: str) -> bool:
+    """Whether a built-in role allows a scope."""
+    return scope is None or role == "admin" or scope in CUSTOMER
+
+
+def spelled(path: str, value: object = "999999") -> str:
+    """A route's path with this for what varies in it."""
+    return re.sub(r"\{(\w+)\}", lambda found: "nobody" if found[1] in {"role", "provider"} else str(value), path)
