@@ -9,11 +9,13 @@ from typing import Any
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from gateway import database, settlements, telemetry
+from gateway import database, keyring, settlements, telemetry
 
 JOBS: Mapping[str, Callable[[], Awaitable[Any]]] = {
     "expire_holds": lambda: database.call("expire_holds"),
     "purge_idempotency_keys": lambda: database.call("purge_idempotency_keys"),
+    "rotate_keys": keyring.rotate_due,
+    "purge_credentials": lambda: database.call("purge_credentials"),
 }
 """Each is safe to run twice, also at the same time."""
 

@@ -1,6 +1,7 @@
 -- A user's keys: made, changed, rotated and ended. Each change is audited, and no secret is ever among what is kept.
 
--- Stores a minted key (its hash only) and returns {key_id}; `settings` are further columns of api_keys. Raises 403 for scopes
+-- Stores a minted key (its hash only) and returns {key_id}; `settings` are further columns of api_keys, and `limits` as
+-- api.limit_key takes them. Raises 403 for scopes
 -- that the actor lacks and 400 for a name that is taken.
 create function api.create_key(user_id bigint, public_id text, key_hash text, last_four text, environment text, name text,
                                scopes jsonb, actor jsonb, settings jsonb default '{}')
@@ -18,6 +19,9 @@ begin
           create_key.name, array(select jsonb_array_elements_text(create_key.scopes)))
   returning * into k;
   k := api.set_key(k, create_key.settings);
+  if create_key.settings ? 'limits' then
+    perform api.limit_key(k.id, k.user_id, create_key.settings -> 'limits', create_key.actor);
+  end if;
   perform api.audit(create_key.actor, 'key.created', 'key:' || k.id, k.user_id, null, api.key_shown(k));
   insert into gateway.outbox (event, payload) values ('key.created', jsonb_build_object(
     'user_id', k.user_id, 'key_id', k.id, 'name', k.name));
@@ -118,7 +122,7 @@ returns void language sql as $$
     from gateway.users u join gateway.roles r on r.name = u.role where u.id = k.user_id
 $$;
 
--- Changes a key: `changes` are columns of api_keys that its owner may choose. Raises 404, 403 for scopes that the actor lacks,
+-- Changes a key: `changes` are columns of api_keys that its owner may choose, and `limits`. Raises 404, 403 for scopes that the actor lacks,
 -- and 400 for a name that is taken. A change that only pauses is everybody's who may write keys.
 create function api.change_key(key_id bigint, user_id bigint, changes jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
@@ -130,6 +134,9 @@ begin
   perform api.refuse_wider_scopes(coalesce(changes -> 'scopes', '[]'), actor);
   perform api.refuse_taken_name(was.user_id, coalesce(changes ->> 'name', was.name), was.id);
   made := api.set_key(was, changes);
+  if changes ? 'limits' then
+    perform api.limit_key(was.id, was.user_id, changes -> 'limits', actor);
+  end if;
   if made is distinct from was then
     perform api.audit(actor, 'key.changed', 'key:' || was.id, was.user_id, api.key_shown(was), api.key_shown(made));
   end if;

@@ -97,32 +97,32 @@ begin
 end $$;
 grant execute on function api.key_limits to gateway_account, service_role;
 
--- Sets a key's own limits, in place of those it had: {requests_per_minute, tokens_per_minute, concurrency}, null or absent for
--- none. Raises 404, 403, and 400 for one above the user's own, or above what an operator set for the key.
+-- Sets a key's own limits: those that are given of {requests_per_minute, tokens_per_minute, concurrency}, null for none. Raises 404, 403, and 400 for one above the user's own, or above what an operator set for the key.
 create function api.limit_key(key_id bigint, user_id bigint, limits jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare k constant gateway.api_keys := api.lock_key(limit_key.key_id, limit_key.user_id);
   was jsonb := api.key_limits(k.id, k.user_id);
   operators constant jsonb := (select to_jsonb(c) from gateway.rate_limit_configs c where c.key_id = k.id and c.is_operators
                                   and (c.expires_at is null or c.expires_at > clock_timestamp()));
+  wanted constant jsonb := coalesce(nullif(was -> 'key', 'null'), '{}') || limits;
   name text;
 begin
   perform api.refuse_wider_key(k, actor);
   foreach name in array array['requests_per_minute', 'tokens_per_minute', 'concurrency'] loop
-    if coalesce((limits ->> name)::bigint, case when operators ->> name is not null then 'infinity' end::numeric)
+    if coalesce((wanted ->> name)::bigint, case when operators ->> name is not null then 'infinity' end::numeric)
        > least((was #>> array['user', name])::bigint, (operators ->> name)::bigint) then
       raise exception using errcode = 'PT400', message = 'invalid_request_error', detail = jsonb_build_object(
         'param', name, 'message', 'A key''s limit may not be above the account''s.')::text;
     end if;
   end loop;
   insert into gateway.rate_limit_configs as c (user_id, key_id, requests_per_minute, tokens_per_minute, concurrency)
-  values (k.user_id, k.id, (limits ->> 'requests_per_minute')::integer, (limits ->> 'tokens_per_minute')::bigint,
-          (limits ->> 'concurrency')::integer)
-  on conflict (user_id, key_id) do update set
+  values (k.user_id, k.id, (wanted ->> 'requests_per_minute')::integer, (wanted ->> 'tokens_per_minute')::bigint,
+          (wanted ->> 'concurrency')::integer)
+  on conflict on constraint rate_limit_configs_user_id_key_id_key do update set
     requests_per_minute = excluded.requests_per_minute, tokens_per_minute = excluded.tokens_per_minute,
-    concurrency = excluded.concurrency, expires_at = null;
+    concurrency = excluded.concurrency;
   if api.key_limits(k.id, k.user_id) is distinct from was then
-    perform api.audit(actor, 'key.limited', 'key:' || k.id, k.user_id, was -> 'key', limits);
+    perform api.audit(actor, 'key.limited', 'key:' || k.id, k.user_id, was -> 'key', wanted);
   end if;
   return api.key_limits(k.id, k.user_id);
 end $$;

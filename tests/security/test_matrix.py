@@ -64,12 +64,12 @@ def test_every_deployed_route_is_in_the_matrix() -> None:
 @pytest.mark.parametrize(("route", "scope"), GUARDED, ids=named)
 async def test_who_may_not_is_refused_and_leaves_nothing(gateway: InProcess, route: Route, scope: Scope):
     others = [each for each in Scope if each != scope]
-    await gateway.books.execute("insert into gateway.roles (name, scopes) values ('all but one', $1)", others)
+    await gateway.books.execute("insert into gateway.roles (name, scopes) values ('all-but-one', $1)", others)
     await gateway.books.execute("insert into gateway.roles (name, scopes) values ('one', $1)", [scope])
     cases: dict[str, tuple[str | None, int, str]] = {
         "no key": (None, 401, "invalid_api_key"),
         "wrong scope": (await a_key_of(gateway, "admin", *others), 403, "insufficient_scope"),
-        "a role without it": (await a_key_of(gateway, "all but one"), 403, "role_required"),
+        "a role without it": (await a_key_of(gateway, "all-but-one"), 403, "role_required"),
     }
     if not is_for(scope, "user"):
         cases["a customer"] = (gateway.key, 403, "role_required")

@@ -1,0 +1,25 @@
+"""Limits per minute and at once: an account's, by its plan, and those that a key has besides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway import database
+
+
+async def of_user(user_id: int) -> dict[str, Any]:
+    """A user's limits, and those of each key that has its own."""
+    found: dict[str, Any] = await database.call("rate_limits", user_id=user_id)
+    return found
+
+
+async def of_key(user_id: int, key_id: int) -> dict[str, Any]:
+    """The limits under which a key of a user's is. Raises NotFound."""
+    found: dict[str, Any] = await database.call("key_limits", key_id=key_id, user_id=user_id)
+    return found
+
+
+async def limit_key(actor: dict[str, Any], user_id: int, key_id: int, limits: dict[str, int | None]) -> dict[str, Any]:
+    """Set a key's own limits. Raises NotFound, InsufficientScope, and InvalidRequest for one above the account's."""
+    found: dict[str, Any] = await database.call("limit_key", key_id=key_id, user_id=user_id, limits=limits, actor=actor)
+    return found
