@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 
-from gateway import users
+from gateway import activity, users
 from gateway.http.app import json_answer
-from gateway.http.body import StrictRoute
+from gateway.http.body import Cursor, Limit, Moment, StrictRoute
 from gateway.http.caller import Caller, require
 from gateway.roles import Scope
 
 router = APIRouter(route_class=StrictRoute)
 Reader = Annotated[Caller, Depends(require(Scope.ACCOUNT_READ))]
+type Kind = Literal["grant", "usage", "refund", "dispute", "expiry", "correction"]
 
 
 @router.get("/v1/credits")
@@ -26,3 +27,24 @@ async def get_credits(caller: Reader) -> Response:
 async def get_key(caller: Reader) -> Response:
     """Show the key that asks: its limit, and what it has used."""
     return json_answer({"data": await users.key_status(caller.key_id)})
+
+
+@router.get("/user/balance")
+async def get_balance(caller: Reader) -> Response:
+    """Show the balance, the grants that it is made of, and what requests in flight hold of it."""
+    return json_answer({"success": True, **await users.balance(caller.user_id)})
+
+
+@router.get("/user/credit-transactions")
+async def get_transactions(
+    caller: Reader,
+    kind: Kind | None = None,
+    since: Annotated[Moment | None, Query(alias="from")] = None,
+    until: Annotated[Moment | None, Query(alias="to")] = None,
+    limit: Limit = 50,
+    cursor: Cursor | None = None,
+) -> Response:
+    """List what came and went, the newest first; all of it adds up to the balance."""
+    page = await activity.transactions(caller.user_id, cursor=cursor, most=limit, kind=kind, since=since, until=until)
+    following = page[-1]["id"] if len(page) == limit else None
+    return json_answer({"success": True, "transactions": page, "count": len(page), "next_cursor": following})

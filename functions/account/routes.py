@@ -7,5 +7,5 @@ from fastapi import APIRouter
 from account import activity, balance, keys, profile, provider_keys, rate_limits
 
 router = APIRouter()
-for part in (balance, keys, rate_limits, provider_keys, profile, activity):
+for part in (activity, balance, keys, rate_limits, provider_keys, profile):
     router.include_router(part.router)

@@ -82,7 +82,7 @@ async def take_secret(actor: Actor, user_id: int, key_id: int) -> str:
 
 async def usage(user_id: int, key_id: int | None, since: date, until: date) -> list[dict[str, Any]]:
     """What a user's keys used, a row per key and UTC day."""
-    found = await database.call("usage_of_keys", user_id=user_id, key_id=key_id, since=since, until=until)
+    found = await database.call("key_days", user_id=user_id, key_id=key_id, since=since, until=until)
     return [
         {
             **{name: row[name] for name in row if not name.endswith("_nano")},

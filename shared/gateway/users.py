@@ -22,6 +22,44 @@ async def credits(user_id: int) -> dict[str, Any]:
     }
 
 
+async def balance(user_id: int) -> dict[str, Any]:
+    """A user's balance with its grants, in the order in which they are spent, and what open requests hold of it."""
+    found = await database.call("balance", user_id=user_id)
+    credits, held, frozen = found["credits_nano"], found["held_nano"], found["frozen_nano"]
+    return {
+        "user_id": user_id,
+        "status": found["status"],
+        "credits": number(credits),
+        "credits_usd": show(credits),
+        "held_usd": show(held),
+        "frozen_usd": show(frozen),
+        "available_usd": show(credits - held - frozen),
+        "grants": [
+            {
+                "id": grant["id"],
+                "kind": grant["kind"],
+                "amount_usd": show(grant["amount_nano"]),
+                "remaining_usd": show(grant["left_nano"]),
+                "is_frozen": grant["is_frozen"],
+                "expires_at": grant["expires_at"],
+                "created_at": grant["created_at"],
+            }
+            for grant in found["grants"]
+        ],
+        "open_requests": found["open_holds"],
+        "holds": [
+            {
+                "id": hold["id"],
+                "key_id": hold["key_id"],
+                "held_usd": show(hold["bound_nano"]),
+                "created_at": hold["created_at"],
+                "expires_at": hold["expires_at"],
+            }
+            for hold in found["holds"]
+        ],
+    }
+
+
 async def key_status(key_id: int) -> dict[str, Any]:
     """A key's limit and usage, over its life and this UTC day, week and month."""
     found = await database.call("key_status", key_id=key_id)

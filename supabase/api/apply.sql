@@ -13,13 +13,14 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir catalog.sql
 \ir idempotency.sql
 \ir credits.sql
+\ir grants.sql
 \ir roles.sql
 \ir users.sql
 \ir keyring.sql
 \ir rotation.sql
 \ir sign_in.sql
-\ir accounts.sql
 \ir activity.sql
+\ir accounts.sql
 \ir provider_keys.sql
 \ir administration.sql
 \ir usage.sql

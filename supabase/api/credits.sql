@@ -66,8 +66,9 @@ begin
   if who.max_requests is not null then
     perform api.refuse_request_count(who);
   end if;
-  select * into fit from api.fit(offers, prompt_tokens, max_tokens, choices,
-                                 coalesce(before, least(purse.credits_nano - purse.held_nano, key_left, max_cost_nano)));
+  select * into fit from api.fit(
+    offers, prompt_tokens, max_tokens, choices,
+    coalesce(before, least(purse.credits_nano - purse.held_nano - purse.frozen_nano, key_left, max_cost_nano)));
   if fit.offers is null then
     perform api.refuse_cost(offers, prompt_tokens, max_tokens, choices, purse, key_left, max_cost_nano);
   end if;
@@ -124,7 +125,7 @@ end $$;
 create function api.refuse_cost(offers api.offer[], prompt_tokens bigint, max_tokens bigint, choices integer,
                                 purse gateway.users, key_left bigint, max_cost_nano bigint)
 returns void language plpgsql stable as $$
-declare available constant bigint := purse.credits_nano - purse.held_nano;
+declare available constant bigint := purse.credits_nano - purse.held_nano - purse.frozen_nano;
 begin
   if max_cost_nano < least(available, key_left) then
     raise exception using errcode = 'PT400', message = 'invalid_request_error',
@@ -266,31 +267,3 @@ begin
   return jsonb_build_object('expired', expired);
 end $$;
 grant execute on function api.expire_holds to gateway_jobs, service_role;
-
--- Credits a user once per (kind grant, reference), with an audit row and an event; returns {granted, credits_nano}.
-create function api.grant(user_id bigint, reference text, amount_nano bigint, reason text, actor jsonb)
-returns jsonb language plpgsql security definer set search_path = '' as $$
-#variable_conflict use_column
-declare balance bigint; entry bigint;
-begin
-  select u.credits_nano into balance from gateway.users u where u.id = "grant".user_id for no key update;
-  if not found then
-    raise exception using errcode = 'PT404', message = 'not_found';
-  elsif "grant".amount_nano <= 0 then
-    raise exception using errcode = 'PT400', message = 'invalid_request_error', detail = '{"param": "amount_nano"}';
-  end if;
-  insert into gateway.credit_transactions (user_id, kind, reference, amount_nano, reason)
-  values ("grant".user_id, 'grant', "grant".reference, "grant".amount_nano, "grant".reason)
-  on conflict (kind, reference) do nothing returning id into entry;
-  if entry is null then
-    return jsonb_build_object('granted', false, 'credits_nano', balance);
-  end if;
-  update gateway.users u set credits_nano = u.credits_nano + "grant".amount_nano where u.id = "grant".user_id;
-  perform api.audit("grant".actor, 'credits.granted', 'user:' || "grant".user_id, "grant".user_id,
-                    jsonb_build_object('credits_nano', balance),
-                    jsonb_build_object('credits_nano', balance + "grant".amount_nano, 'reference', "grant".reference));
-  insert into gateway.outbox (event, payload) values ('credits.granted',
-    jsonb_build_object('user_id', "grant".user_id, 'amount_nano', "grant".amount_nano, 'transaction_id', entry));
-  return jsonb_build_object('granted', true, 'credits_nano', balance + "grant".amount_nano);
-end $$;
-grant execute on function api.grant to gateway_admin, service_role;

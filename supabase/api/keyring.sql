@@ -223,14 +223,14 @@ end $$;
 grant execute on function api.take_secret to gateway_account, service_role;
 
 -- What a user's keys used, a row per key and UTC day from `since` until `until`, of one key when it is named.
-create function api.usage_of_keys(user_id bigint, key_id bigint, since date, until date)
+create function api.key_days(user_id bigint, key_id bigint, since date, until date)
 returns jsonb language sql stable security definer set search_path = '' as $$
   select coalesce(jsonb_agg(jsonb_build_object(
            'key_id', k.id, 'key_name', k.name, 'day', u.day, 'requests', u.requests, 'prompt_tokens', u.prompt_tokens,
            'completion_tokens', u.completion_tokens, 'cost_nano', u.cost_nano, 'byok_nano', u.byok_nano)
            order by u.day desc, k.id desc), '[]')
     from gateway.api_keys k join gateway.key_usage u on u.key_id = k.id
-   where k.user_id = usage_of_keys.user_id and (usage_of_keys.key_id is null or k.id = usage_of_keys.key_id)
-     and u.day between usage_of_keys.since and usage_of_keys.until
+   where k.user_id = key_days.user_id and (key_days.key_id is null or k.id = key_days.key_id)
+     and u.day between key_days.since and key_days.until
 $$;
-grant execute on function api.usage_of_keys to gateway_account, service_role;
+grant execute on function api.key_days to gateway_account, service_role;

@@ -21,3 +21,16 @@ begin
       detail = '{"message": "Nobody can hand out scopes that his own key lacks."}';
   end if;
 end $$;
+
+-- Raises 409 when without this user no active admin would be left. Whoever else asks for the same waits for the end of this.
+create function api.refuse_last_admin(user_id bigint)
+returns void language plpgsql as $$
+begin
+  if exists (select from gateway.users u where u.id = refuse_last_admin.user_id and u.role = 'admin') then
+    perform pg_advisory_xact_lock(hashtextextended('the admins', 0));
+    if not exists (select from gateway.users u
+                    where u.role = 'admin' and u.status = 'active' and u.id <> refuse_last_admin.user_id) then
+      raise exception using errcode = 'PT409', message = 'conflict', detail = '{"message": "This is the last admin."}';
+    end if;
+  end if;
+end $$;

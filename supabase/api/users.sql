@@ -29,3 +29,21 @@ returns jsonb language sql stable security definer set search_path = '' as $$
    where u.id = credits.user_id
 $$;
 grant execute on function api.credits to gateway_account, service_role;
+
+-- A user's balance in nano-dollars, with what is left of each grant in the order in which they are spent, and what open holds
+-- bind, the newest hundred of them: {status, credits_nano, held_nano, frozen_nano, grants, holds, open_holds}.
+create function api.balance(user_id bigint)
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
+    'status', u.status, 'credits_nano', u.credits_nano, 'held_nano', u.held_nano, 'frozen_nano', u.frozen_nano,
+    'grants', (select coalesce(jsonb_agg(jsonb_build_object(
+                        'id', g.id, 'kind', g.kind, 'amount_nano', g.amount_nano, 'left_nano', l.left_nano, 'is_frozen', g.is_frozen,
+                        'expires_at', g.expires_at, 'created_at', g.created_at) order by g.priority, g.expires_at nulls last, g.id), '[]')
+                 from api.grants_left(u.id) l join gateway.credit_grants g on g.id = l.id where l.left_nano > 0),
+    'holds', (select coalesce(jsonb_agg(to_jsonb(h) order by h.created_at desc), '[]')
+                from (select x.id, x.key_id, x.bound_nano, x.created_at, x.expires_at from gateway.credit_holds x
+                       where x.user_id = u.id and x.state = 'held' order by x.created_at desc limit 100) h),
+    'open_holds', (select count(*) from gateway.credit_holds x where x.user_id = u.id and x.state = 'held'))
+    from gateway.users u where u.id = balance.user_id
+$$;
+grant execute on function api.balance to gateway_account, service_role;

@@ -66,15 +66,21 @@ async def grant(caller: Caller, amount_nano: int = BOUND, reference: str | None 
 
 async def test_a_grant_counts_once_is_audited_and_told(operator: Connection) -> None:
     caller = await a_caller(operator, credit_nano=0)
-    assert await grant(caller, 5, "invoice 1") == {"granted": True, "credits_nano": 5}
-    assert await grant(caller, 5, "invoice 1") == {"granted": False, "credits_nano": 5}
+    made = await grant(caller, 5, "invoice 1")
+    assert (made["granted"], made["credits_nano"]) == (True, 5)
+    assert await grant(caller, 5, "invoice 1") == made | {"granted": False}
     assert await grant(await a_caller(operator, credit_nano=0), 7, "invoice 1") == {
         "granted": False,
         "credits_nano": 0,
+        "transaction_id": None,
     }
     audit = await operator.fetch("select actor, resource, after from gateway.audit_logs")
     assert [tuple(row) for row in audit] == [
-        ("user:1", f"user:{caller.user_id}", '{"reference": "invoice 1", "credits_nano": 5}')
+        (
+            "user:1",
+            f"user:{caller.user_id}",
+            '{"kind": "promotional", "reference": "invoice 1", "expires_at": null, "credits_nano": 5}',
+        )
     ]
     events = await operator.fetch("select event, payload->'user_id' as user_id from gateway.outbox")
     assert [tuple(row) for row in events] == [("credits.granted", str(caller.user_id))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -46,6 +47,14 @@ type Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 type Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 type Cursor = Annotated[int, Query(ge=1, le=MAX_ID)]
 """Where a page starts: the last id of the page before."""
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+type Moment = Annotated[datetime, AfterValidator(_utc)]
+"""A time of a query, in ISO 8601; UTC where it names no zone."""
 
 
 class StrictRoute(APIRoute):
