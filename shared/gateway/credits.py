@@ -33,6 +33,8 @@ class Offer(msgspec.Struct, frozen=True):
     request_price: int
     cache_read_price: int
     cache_write_price: int
+    sealed: str | None = None
+    """The user's own key of the provider, sealed: what goes through it takes no credits."""
 
 
 class Level(msgspec.Struct, frozen=True):
@@ -88,9 +90,12 @@ async def settle(settlement: Settlement) -> None:
         await settlements.enqueue(settlement)
 
 
-async def release(hold: Hold) -> None:
-    """Give a hold back; when the database is away its expiry does that."""
+async def release(hold: Hold, failed: dict[str, Any] | None = None) -> None:
+    """Give a hold back, with the usage record of a request that every provider `failed`.
+
+    When the database is away the hold's expiry gives it back, and the record is lost.
+    """
     try:
-        await database.call("release", hold_id=hold.hold_id, user_id=hold.user_id, key_id=hold.key_id)
+        await database.call("release", hold_id=hold.hold_id, user_id=hold.user_id, key_id=hold.key_id, usage=failed)
     except DatabaseUnavailable:
         telemetry.log("release_left_to_expiry", level="WARNING", hold_id=hold.hold_id)

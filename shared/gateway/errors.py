@@ -253,6 +253,8 @@ class InternalError(GatewayError):
 class ProviderError(GatewayError):
     status, type, code, transient = 502, "provider_error", "provider_error", True
     text = "The provider failed to answer."
+    key_refused = False
+    """Whether it was the key that the provider did not take."""
 
 
 class NoProviderAvailable(ProviderError):

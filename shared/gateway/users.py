@@ -74,7 +74,7 @@ async def key_status(key_id: int) -> dict[str, Any]:
         "usage_daily": number(found["daily_nano"]),
         "usage_weekly": number(found["weekly_nano"]),
         "usage_monthly": number(found["monthly_nano"]),
-        "byok_usage": number(0),
+        "byok_usage": number(found["byok_nano"]),
         "is_free_tier": found["is_free_tier"],
         "expires_at": found["expires_at"],
     }

@@ -2,7 +2,8 @@
 
 create type api.offer as (
   model text, provider text, upstream_id text, max_output_tokens integer,
-  prompt_price bigint, completion_price bigint, request_price bigint, cache_read_price bigint, cache_write_price bigint
+  prompt_price bigint, completion_price bigint, request_price bigint, cache_read_price bigint, cache_write_price bigint,
+  sealed text -- the user's own key of the provider: such an offer takes no credits
 );
 
 -- Whether an offer may be served: it has a price, and one of zero only when it is meant to be free.
@@ -34,7 +35,7 @@ grant execute on function api.models to gateway_catalog, service_role;
 create function api.offers_of(models jsonb, providers jsonb, preferences jsonb)
 returns setof api.offer language sql stable rows 5 as $$
   select row(o.model_id, o.provider, o.upstream_id, m.max_output_tokens, o.prompt_price, o.completion_price, o.request_price,
-             coalesce(o.cache_read_price, o.prompt_price), coalesce(o.cache_write_price, o.prompt_price))::api.offer
+             coalesce(o.cache_read_price, o.prompt_price), coalesce(o.cache_write_price, o.prompt_price), null)::api.offer
     from jsonb_array_elements_text(models) with ordinality wanted (id, place)
     join gateway.models m on m.id = wanted.id and m.is_active
     join gateway.offers o on o.model_id = m.id and o.is_active and api.is_priced(o)
@@ -50,10 +51,22 @@ returns setof api.offer language sql stable rows 5 as $$
    limit case when (preferences ->> 'allow_fallbacks')::boolean is false then 1 end
 $$;
 
+-- The offers that the user's own keys of providers open, as offers_of orders them.
+create function api.own_offers(user_id bigint, own_providers text[], models jsonb, preferences jsonb)
+returns setof api.offer language sql stable rows 5 as $$
+  select row(o.model, o.provider, o.upstream_id, o.max_output_tokens, o.prompt_price, o.completion_price, o.request_price,
+             o.cache_read_price, o.cache_write_price, k.sealed)::api.offer
+    from api.offers_of(models, to_jsonb(own_providers), preferences) with ordinality
+           o (model, provider, upstream_id, max_output_tokens, prompt_price, completion_price, request_price, cache_read_price,
+              cache_write_price, sealed, n)
+    join gateway.provider_keys k on k.user_id = own_offers.user_id and k.provider = o.provider
+   order by o.n
+$$;
+
 -- A test key's offers: the sandbox under the model's own name, free of charge.
 create function api.sandbox_offers(models jsonb)
 returns setof api.offer language sql stable rows 1 as $$
-  select row(m.id, 'sandbox', m.id, m.max_output_tokens, 0, 0, 0, 0, 0)::api.offer
+  select row(m.id, 'sandbox', m.id, m.max_output_tokens, 0, 0, 0, 0, 0, null)::api.offer
     from jsonb_array_elements_text(models) with ordinality wanted (id, place)
     join gateway.models m on m.id = wanted.id and m.is_active
    order by wanted.place

@@ -29,20 +29,28 @@ begin
 end $$;
 grant execute on function api.authorize to gateway_chat, service_role;
 
--- The offers open to this caller, best first; raises 403, 404, 400 or 503 when there is none.
+-- The offers open to this caller, best first: by the user's own keys of providers before all others, unless preferences say
+-- {own_keys: only | never}. Raises 403, 404, 400 or 503 when there is none.
 create function api.offers_for(who api.caller, models jsonb, providers jsonb, preferences jsonb)
 returns api.offer[] language plpgsql stable as $$
-declare found api.offer[];
+declare found api.offer[] := '{}'; own_keys constant text := coalesce(preferences ->> 'own_keys', 'prefer');
 begin
   if not models <@ to_jsonb(coalesce(who.allowed_models, array(select jsonb_array_elements_text(models)))) then
     raise exception using errcode = 'PT403', message = 'model_not_allowed', detail = '{"param": "model"}';
   end if;
   if who.environment = 'test' then
     found := array(select o from api.sandbox_offers(models) o);
-  else
+  elsif own_keys <> 'only' then
     found := array(select o from api.offers_of(models, providers, preferences) o);
   end if;
-  if cardinality(found) = 0 then
+  if who.own_providers is not null and own_keys <> 'never' and who.environment <> 'test' then
+    found := array(select o from api.own_offers(who.user_id, who.own_providers, models, preferences) o) || found;
+    found := case when (preferences ->> 'allow_fallbacks')::boolean is false then found[1:1] else found end;
+  end if;
+  if cardinality(found) = 0 and own_keys = 'only' then
+    raise exception using errcode = 'PT400', message = 'invalid_request_error', detail =
+      '{"param": "provider", "message": "You stored no key of your own for a provider of this model."}';
+  elsif cardinality(found) = 0 then
     perform api.refuse_models(models);
   end if;
   return found;
@@ -91,12 +99,12 @@ create function api.fit(candidates api.offer[], prompt_tokens bigint, asked_toke
 returns table (offers jsonb, bound_nano bigint, max_tokens bigint)
 language sql stable rows 1 as $$
   with priced as (
-    select to_jsonb(o) - 'n' as offer, o.n, least(coalesce(fit.asked_tokens, o.max_output_tokens), o.max_output_tokens)::numeric as cap,
-           fit.prompt_tokens::numeric * greatest(o.prompt_price, o.cache_read_price, o.cache_write_price)
-             + o.request_price as fixed,
-           o.completion_price::numeric * fit.choices as rate, fit.budget_nano::numeric * 1000000 as budget
+    select jsonb_strip_nulls(to_jsonb(o) - 'n') as offer, o.n, least(coalesce(fit.asked_tokens, o.max_output_tokens), o.max_output_tokens)::numeric as cap,
+           case when o.sealed is null then fit.prompt_tokens::numeric * greatest(o.prompt_price, o.cache_read_price, o.cache_write_price)
+             + o.request_price else 0 end as fixed,
+           case when o.sealed is null then o.completion_price::numeric * fit.choices else 0 end as rate, fit.budget_nano::numeric * 1000000 as budget
       from unnest(fit.candidates) with ordinality o (model, provider, upstream_id, max_output_tokens, prompt_price,
-             completion_price, request_price, cache_read_price, cache_write_price, n)
+             completion_price, request_price, cache_read_price, cache_write_price, sealed, n)
   ), allowed as (
     select *, case when fixed > budget then -1 when rate = 0 then cap else least(cap, floor((budget - fixed) / rate)) end as tokens
       from priced
@@ -179,11 +187,12 @@ begin
 end $$;
 grant execute on function api.settle to gateway_chat, gateway_jobs, service_role;
 
--- A usage record of a hold, from what is told of it: columns of usage_records.
+-- A usage record of a hold, from what is told of it: columns of usage_records, and {ip}, of which the network is kept.
 create function api.usage_record(hold_id uuid, user_id bigint, key_id bigint, usage jsonb)
 returns gateway.usage_records language sql as $$
-  select jsonb_populate_record(null::gateway.usage_records, '{"is_byok": false}' || usage
-    || jsonb_build_object('id', hold_id, 'user_id', user_id, 'key_id', key_id, 'created_at', clock_timestamp()))
+  select jsonb_populate_record(null::gateway.usage_records, '{"is_byok": false, "byok_nano": 0}' || usage - 'ip'
+    || jsonb_build_object('network', api.network((usage ->> 'ip')::inet),
+                          'id', hold_id, 'user_id', user_id, 'key_id', key_id, 'created_at', clock_timestamp()))
 $$;
 
 -- Moves a hold to settled and returns what it was before; an empty row when it was settled already. A hold that was lost
@@ -205,12 +214,13 @@ end $$;
 -- Adds one request to its key's day.
 create function api.count_usage(u gateway.usage_records)
 returns void language sql as $$
-  insert into gateway.key_usage as k (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano, last_used_at)
-  values (u.key_id, (u.created_at at time zone 'utc')::date, 1, u.prompt_tokens, u.completion_tokens, u.cost_nano, u.created_at)
+  insert into gateway.key_usage as k (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano, byok_nano, last_used_at)
+  values (u.key_id, (u.created_at at time zone 'utc')::date, 1, u.prompt_tokens, u.completion_tokens, u.cost_nano, u.byok_nano,
+          u.created_at)
   on conflict (key_id, day) do update
     set requests = k.requests + 1, prompt_tokens = k.prompt_tokens + excluded.prompt_tokens,
         completion_tokens = k.completion_tokens + excluded.completion_tokens, cost_nano = k.cost_nano + excluded.cost_nano,
-        last_used_at = excluded.last_used_at
+        byok_nano = k.byok_nano + excluded.byok_nano, last_used_at = excluded.last_used_at
 $$;
 
 -- Gives a hold back, whole, because the request cost nothing; gives its tokens back to the limits and lets its

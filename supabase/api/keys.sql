@@ -89,6 +89,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     'limit_nano', k.limit_nano, 'limit_reset', k.limit_reset, 'period_nano', api.spent(k.id, k.limit_reset),
     'usage_nano', api.spent(k.id, null), 'daily_nano', api.spent(k.id, 'daily'),
     'weekly_nano', api.spent(k.id, 'weekly'), 'monthly_nano', api.spent(k.id, 'monthly'),
+    'byok_nano', (select coalesce(sum(d.byok_nano), 0) from gateway.key_usage d where d.key_id = k.id),
     'is_free_tier', not exists (select from gateway.credit_transactions t where t.user_id = k.user_id and t.amount_nano > 0))
   from gateway.api_keys k where k.id = key_status.key_id
 $$;

@@ -5,11 +5,13 @@ set role gateway_owner;
 alter table gateway.usage_records
   add column network cidr,
   add column is_byok boolean not null default false,
+  add column byok_nano bigint not null default 0,
   add column error text,
   add column attempts jsonb,
   drop constraint usage_records_outcome_check,
   add constraint usage_records_outcome_check check (outcome in ('completed', 'cut', 'cancelled', 'failed'));
 comment on column gateway.usage_records.is_byok is 'Served with the user''s own key of the provider: it took no credits.';
+comment on column gateway.usage_records.byok_nano is 'What it would have cost without the user''s own key.';
 comment on column gateway.usage_records.attempts is 'Providers that failed before: [{provider, error}].';
 comment on table gateway.usage_records is
   'One row per request that reached a provider; id is the hold''s. A failed one cost nothing and its hold was released.';
@@ -22,8 +24,25 @@ create table gateway.rollups (
   name  text primary key,
   until timestamptz not null
 );
-comment on table gateway.rollups is 'Up to when usage records are added up; its row is the lock of the job that does it.';
-insert into gateway.rollups values ('usage', coalesce((select min(created_at) from gateway.usage_records), now()));
+comment on table gateway.rollups is 'Up to when a job has added up what was committed; its row is the lock of that job.';
+insert into gateway.rollups values ('usage', '-infinity'), ('refusals', date_trunc('hour', now()));
+
+-- Which records are counted cannot be told by their time: one may be committed after later ones. So each is queued by the
+-- transaction that writes it, and taken from the queue by the one that adds it up.
+create table gateway.usage_uncounted (
+  id         uuid not null,
+  created_at timestamptz not null
+);
+comment on table gateway.usage_uncounted is 'Usage records that the roll-up has yet to add up. No index: it is read from its start, and short.';
+insert into gateway.usage_uncounted select id, created_at from gateway.usage_records;
+
+-- A definer, because whoever writes a record may have no right to the queue.
+create function gateway.queue_usage() returns trigger language plpgsql security definer set search_path = '' as $$
+begin
+  insert into gateway.usage_uncounted (id, created_at) values (new.id, new.created_at);
+  return null;
+end $$;
+create trigger uncounted after insert on gateway.usage_records for each row execute function gateway.queue_usage();
 
 create table gateway.usage_by_offer (
   hour               timestamptz not null,
@@ -34,11 +53,15 @@ create table gateway.usage_by_offer (
   byok_requests      bigint not null,
   prompt_tokens      bigint not null,
   completion_tokens  bigint not null,
+  cached_tokens      bigint not null,
+  reasoning_tokens   bigint not null,
   cost_nano          bigint not null,
   upstream_cost_nano bigint not null,
   durations          bigint[] not null,
+  first_bytes        bigint[] not null,
   primary key (hour, model, provider)
 );
+comment on column gateway.usage_by_offer.upstream_cost_nano is 'What we paid: nothing for requests with the user''s own key.';
 comment on column gateway.usage_by_offer.durations is 'Requests by how long they took: element n counts those of bucket n (api.bucket).';
 
 create table gateway.usage_by_key (
@@ -50,11 +73,15 @@ create table gateway.usage_by_key (
   byok_requests      bigint not null,
   prompt_tokens      bigint not null,
   completion_tokens  bigint not null,
+  cached_tokens      bigint not null,
+  reasoning_tokens   bigint not null,
   cost_nano          bigint not null,
   upstream_cost_nano bigint not null,
   durations          bigint[] not null,
+  first_bytes        bigint[] not null,
   primary key (user_id, key_id, day)
 );
+create index usage_by_key_by_day on gateway.usage_by_key (day, user_id, key_id);
 
 create table gateway.usage_errors (
   hour     timestamptz not null,
@@ -94,6 +121,7 @@ create or replace view gateway.ledger_violations with (security_invoker = true) 
     from gateway.credit_holds h where h.state = 'held' and h.expires_at < now() - interval '10 minutes';
 
 alter table gateway.rollups enable row level security;
+alter table gateway.usage_uncounted enable row level security;
 alter table gateway.usage_by_offer enable row level security;
 alter table gateway.usage_by_key enable row level security;
 alter table gateway.usage_errors enable row level security;

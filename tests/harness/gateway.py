@@ -246,7 +246,12 @@ class Gateway:
         return await eventually(found) or []
 
     async def usage(self) -> list[Row]:
-        return await self.rows("select * from gateway.usage_records order by created_at")
+        """The records of requests that were answered."""
+        return await self.rows("select * from gateway.usage_records where outcome <> 'failed' order by created_at")
+
+    async def failures(self) -> list[Row]:
+        """The records of requests that every provider failed."""
+        return await self.rows("select * from gateway.usage_records where outcome = 'failed' order by created_at")
 
     async def expire(self) -> None:
         """Let every open hold's time be over, and sweep."""

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway import money
 from gateway.credits import Hold, Offer
+from gateway.errors import GatewayError
 from gateway.inference import metering
 from gateway.inference.metering import Bounds, Usage
 from gateway.inference.requests import CompletionRequest
@@ -44,6 +45,11 @@ class Bill:
         self.offer: Offer | None = None
         self.usage: Usage | None = None
         self.cost_nano = 0
+        self.byok_nano = 0
+        """What the user's own key has saved: the cost at list prices."""
+        self.attempts: list[dict[str, Any]] = []
+        """Offers that failed before, as usage records have them."""
+        self._failed: Offer | None = None
         self._started = time.monotonic()
         self._first_byte: float | None = None
 
@@ -71,9 +77,16 @@ class Bill:
         """Fix what was used: what the provider reported, or an estimate that never costs more than was held."""
         assert self.offer is not None, "nothing was used before an offer was tried"
         self.usage = reported or metering.estimate(self.call.bounds, seen_bytes, seen_chunks)
-        self.cost_nano = metering.cost_nano(self.usage, self.offer)
-        if self.usage.is_estimated:
-            self.cost_nano = min(self.cost_nano, self.hold.bound_nano)
+        listed = metering.cost_nano(self.usage, self.offer)
+        if self.offer.sealed is not None:
+            self.byok_nano = listed
+        else:
+            self.cost_nano = min(listed, self.hold.bound_nano) if self.usage.is_estimated else listed
+
+    def fail(self, offer: Offer, error: GatewayError) -> None:
+        """Note that an offer failed."""
+        self._failed = offer
+        self.attempts.append({"model": offer.model, "provider": offer.provider, "error": error.code})
 
     def priced_usage(self, reported: Any = None) -> dict[str, Any]:
         """The answer's `usage`: the provider's own details with our tokens and our price."""
@@ -106,21 +119,38 @@ class Bill:
             user_id=self.hold.user_id,
             key_id=self.hold.key_id,
             answer=answer.decode() if answer and self.call.idempotency_key else None,
-            usage={
-                "model": self.offer.model,
-                "provider": self.offer.provider,
+            usage=self._record(self.offer)
+            | {
                 "prompt_tokens": self.usage.prompt,
                 "completion_tokens": self.usage.completion,
                 "cached_tokens": self.usage.cached,
                 "reasoning_tokens": self.usage.reasoning,
                 "cost_nano": self.cost_nano,
+                "byok_nano": self.byok_nano,
                 "upstream_cost_nano": self.usage.upstream_cost_nano,
                 "is_estimated": self.usage.is_estimated,
-                "is_streamed": bool(self.call.request.stream),
                 "outcome": outcome,
                 "finish_reason": transcript.finish_reason,
                 "upstream_id": transcript.upstream_id,
                 "first_byte_ms": self._first_byte and round(1000 * (self._first_byte - self._started)),
-                "duration_ms": round(1000 * (time.monotonic() - self._started)),
             },
         )
+
+    def failure(self) -> dict[str, Any] | None:
+        """The usage record of a request that every offer failed; None when none was tried to its end."""
+        if self._failed is None:
+            return None
+        nothing = dict.fromkeys(("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"), 0)
+        return self._record(self._failed) | nothing | {"is_estimated": False, "error": self.attempts[-1]["error"]}
+
+    def _record(self, offer: Offer) -> dict[str, Any]:
+        """What the usage record of every request has."""
+        return {
+            "model": offer.model,
+            "provider": offer.provider,
+            "ip": self.call.ip,
+            "is_byok": offer.sealed is not None,
+            "is_streamed": bool(self.call.request.stream),
+            "attempts": self.attempts or None,
+            "duration_ms": round(1000 * (time.monotonic() - self._started)),
+        }

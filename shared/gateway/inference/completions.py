@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway import credits, providers, sse, telemetry
+from gateway import credits, providers, sealing, sse, telemetry
 from gateway.credits import Hold, Offer, Replay
-from gateway.errors import GatewayError, InternalError, NoProviderAvailable, ProviderError
+from gateway.errors import GatewayError, InternalError, NoProviderAvailable, ProviderError, ProviderKeyRefused
 from gateway.inference import replay
 from gateway.inference.bill import Bill, Call
 from gateway.inference.transcript import Transcript
-from gateway.providers.base import FAILOVER, KEEP_ALIVE_S
+from gateway.providers.base import FAILOVER, KEEP_ALIVE_S, Provider
 
 STATUS_HELD_S = 10.0
 """A stream's status waits this long for the first token, so that a failure can still be a status; then it is 200."""
@@ -110,9 +110,17 @@ class Answer:
         if self.bill.usage is None and transcript.begun:
             self.bill.charge(transcript.usage, transcript.seen_bytes, transcript.seen_chunks)
         if self.bill.usage is None:
-            await credits.release(self.bill.hold)
+            await credits.release(self.bill.hold, self.bill.failure())
         else:
             await credits.settle(self.bill.settlement(self._outcome, transcript, self._whole))
+
+    def _failed(self, offer: Offer, error: GatewayError) -> GatewayError:
+        """Note that an offer failed; what its caller is told if it was the last."""
+        if offer.sealed is not None and isinstance(error, ProviderError) and error.key_refused:
+            error = ProviderKeyRefused(provider=offer.provider)
+        self.bill.fail(offer, error)
+        telemetry.log("attempt_failed", level="WARNING", provider=offer.provider, model=offer.model, code=error.code)
+        return error
 
     def _upstream_body(self, offer: Offer) -> dict[str, Any]:
         """The caller's body for one offer: its own name of the model, usage always, and the balance's ceiling."""
@@ -133,9 +141,9 @@ class Whole(Answer):
         refusal: GatewayError = NoProviderAvailable()
         for offer in self.bill.hold.offers:
             try:
-                completion = await providers.available()[offer.provider].complete(self._upstream_body(offer))
+                completion = await _provider(offer).complete(self._upstream_body(offer))
             except FAILOVER as failed:
-                refusal = _failed(offer, failed)
+                refusal = self._failed(offer, failed)
             else:
                 self.bill.offer = offer
                 return self._finish(completion)
@@ -185,7 +193,7 @@ class Streamed(Answer):
                     async for chunk in chunks:
                         yield chunk
             except FAILOVER as failed:
-                refusal = _failed(offer, failed)
+                refusal = self._failed(offer, failed)
                 if self._transcript.begun:
                     break
             else:
@@ -196,7 +204,7 @@ class Streamed(Answer):
         """One provider's chunks; those before its first token wait for it: until then another can still be asked."""
         transcript = self._transcript
         early: list[Chunk] | None = []
-        async with aclosing(providers.available()[offer.provider].stream(self._upstream_body(offer))) as stream:
+        async with aclosing(_provider(offer).stream(self._upstream_body(offer))) as stream:
             async for chunk in stream:
                 if chunk is None:
                     yield None
@@ -305,6 +313,8 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
     task.result()
 
 
-def _failed(offer: Offer, error: GatewayError) -> GatewayError:
-    telemetry.log("attempt_failed", level="WARNING", provider=offer.provider, model=offer.model, code=error.code)
-    return error
+def _provider(offer: Offer) -> Provider:
+    """Who answers for an offer: asked with the deployment's key, or with the user's own."""
+    if offer.sealed is None:
+        return providers.available()[offer.provider]
+    return providers.of_user(offer.provider, sealing.unseal(offer.sealed))

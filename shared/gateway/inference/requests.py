@@ -54,6 +54,8 @@ class Preferences(msgspec.Struct, forbid_unknown_fields=True):
     ignore: list[Name] | None = None
     allow_fallbacks: bool | None = None
     max_price: MaxPrice | None = None
+    own_keys: Literal["prefer", "only", "never"] | None = None
+    """Whether the user's own keys of providers serve it: before all others unless told otherwise."""
 
 
 class CompletionRequest(msgspec.Struct):
@@ -102,7 +104,7 @@ class CompletionRequest(msgspec.Struct):
             return {"only": [self.provider]}
         found = {
             name: value
-            for name in ("order", "only", "ignore", "allow_fallbacks")
+            for name in ("order", "only", "ignore", "allow_fallbacks", "own_keys")
             if (value := getattr(self.provider, name)) is not None
         }
         if price := self.provider.max_price:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 
+import msgspec
+
 from gateway.providers import chutes, featherless, openrouter, portkey
 from gateway.providers.base import Provider
 from gateway.providers.sandbox import Sandbox
-from gateway.settings import Settings, settings
+from gateway.settings import ProviderSettings, Secret, Settings, settings
 
 ADAPTERS: Mapping[str, Callable[[Settings], Provider]] = {
     "openrouter": openrouter.provider,
@@ -19,6 +21,15 @@ ADAPTERS: Mapping[str, Callable[[Settings], Provider]] = {
     "featherless": featherless.provider,
     "chutes": chutes.provider,
 }
+
+
+def of_user(name: str, key: str) -> Provider:
+    """A provider as the user asks it who has this key: with nothing of the deployment's own account there."""
+    known = settings.providers.get(name)
+    own = {name: ProviderSettings(Secret(key), known.base_url if known else None)}
+    return ADAPTERS[name](
+        msgspec.structs.replace(settings, providers=own, portkey_provider=None, portkey_virtual_key=None)
+    )
 
 
 @cache

@@ -4,7 +4,8 @@ What a failure means for the caller:
 
     429                              ProviderRateLimited    the next provider is asked
     408, 5xx, cut, garbage, silence  ProviderError/Timeout  the next provider is asked
-    401, 402, 403, 404               ProviderError          ours to mend, not the caller's: the next provider is asked
+    401, 402, 403, 404               ProviderError          ours to mend, not the caller's (unless the key is the
+                                                            caller's own): the next provider is asked
     400, 409, 413, 422               InvalidRequest         the caller's to mend: nobody else is asked
 
 A provider's own words never reach the caller: they can hold our keys, other people's data, or nothing true.
@@ -199,7 +200,9 @@ def failure(status: int, headers: Mapping[str, str], body: bytes) -> GatewayErro
         return InvalidRequest("The provider refused this request as not valid.", provider_code=str(status))
     if status in (408, 504):
         return ProviderTimeout()
-    return ProviderError(retry_after_ms=retry_after_ms(headers) if status == 503 else None)
+    error = ProviderError(retry_after_ms=retry_after_ms(headers) if status == 503 else None)
+    error.key_refused = status in (401, 402, 403)
+    return error
 
 
 def retry_after_ms(headers: Mapping[str, str]) -> int:
