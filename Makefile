@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help run check test bench build lock deploy clean
+.PHONY: help run check test bench scale build lock deploy clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -30,6 +30,9 @@ test: $(DEV) ## all tests, on a real Postgres and real Lambda processes
 
 bench: $(DEV) ## processor time, latency and memory, beside the floor
 	@PYTHONPATH=shared $(BIN)/python -m bench
+
+scale: $(DEV) ## whether a million users make an answer slower; takes half an hour and 20 GB of disk for a while
+	@PYTHONPATH=shared $(BIN)/python -m bench.scale
 
 build: $(DEV) ## what is deployed, in .aws-sam/build; needs no Docker and no credentials
 	$(BIN)/sam build

@@ -26,14 +26,27 @@ from starlette.applications import Starlette
 from local import postgres, postgrest, schema
 from local.aws_lambda import LocalLambda
 from local.home import Home
-from local.privy import SUPABASE_PATH, Privy
+from local.privy import Privy
 
 ROOT = Path(__file__).parent.parent
 DATABASE = "gateway"
 FIRST_PORT = 8080
 FIRST_DATABASE_PORT = 54320
 TRIED_PORTS = 50
-PASSED_ON = ("OPENROUTER_", "PORTKEY_", "FEATHERLESS_", "CHUTES_", "PRIVY_", "SUPABASE_AUTH_")
+PASSED_ON = (
+    "OPENROUTER_", "PORTKEY_", "FEATHERLESS_", "CHUTES_", "PRIVY_", "SUPABASE_AUTH_", "ALERT_", "PAUSE_KEYS_ON_ALERT",
+    "AUDIT_RETENTION_DAYS",
+)  # fmt: skip
+
+
+SIGN_IN = """Sign in as a user of your own application does:
+
+  TOKEN=$(curl -s $GATEWAY_SIGN_IN/token -d '{"email": "you@example.com"}' | .venv/bin/python -c \\
+    'import json, sys; print(json.load(sys.stdin)["identity_token"])')
+  curl $GATEWAY_URL/auth/privy -H "Content-Type: application/json" -d "{\\"token\\": \\"$TOKEN\\"}"
+
+and go on with docs/accounts.md.
+"""
 
 
 def say(line: str) -> None:
@@ -53,10 +66,12 @@ async def main(folder: Path) -> None:
         transport = await stack.enter_async_context(_transport(home, operator_url, functions_url))
         issuer = await stack.enter_async_context(_issuer())
         address = await stack.enter_async_context(_gateway(home, _environment(home) | transport | issuer))
-        env = {"OPENAI_BASE_URL": f"{address}/v1", **keys, "DATABASE_URL": operator_url}
+        env = {"GATEWAY_URL": address, "OPENAI_BASE_URL": f"{address}/v1", **keys, "DATABASE_URL": operator_url}
+        if issuer:
+            env["GATEWAY_SIGN_IN"] = issuer["PRIVY_BASE_URL"]
         _welcome(home.tell(env), env)
         if issuer:
-            _welcome_users(address, issuer["PRIVY_BASE_URL"])
+            say(SIGN_IN)
         await stopped.wait()
         say("\nStopping …")
     say("Stopped. Your data is kept.")
@@ -211,19 +226,6 @@ for chunk in openai.OpenAI().chat.completions.create(model="sandbox/chat", strea
     messages=[{{"role": "user", "content": "Hello"}}]): print(chunk.choices[0].delta.content or "", end="", flush=True)'
 
   curl $OPENAI_BASE_URL/credits -H "Authorization: Bearer $OPENAI_API_KEY"
-""")
-
-
-def _welcome_users(gateway: str, issuer: str) -> None:
-    say(f"""Sign in as a user of your own application does, by Privy or by Supabase Auth:
-
-  TOKEN=$(curl -s {issuer}/token -d '{{"email": "you@example.com"}}' | .venv/bin/python -c \\
-    'import json, sys; print(json.load(sys.stdin)["identity_token"])')
-  curl {gateway}/auth/privy -H "Content-Type: application/json" -d "{{\\"token\\": \\"$TOKEN\\"}}"
-
-  TOKEN=$(curl -s {issuer}{SUPABASE_PATH}/token -d '{{"email": "me@example.com"}}' | .venv/bin/python -c \\
-    'import json, sys; print(json.load(sys.stdin)["access_token"])')
-  curl {gateway}/auth/supabase -H "Content-Type: application/json" -d "{{\\"token\\": \\"$TOKEN\\"}}"
 """)
 
 

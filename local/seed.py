@@ -7,7 +7,7 @@ import msgspec
 
 from gateway.keys import MintedKey, mint
 from gateway.money import NANO
-from gateway.roles import Scope
+from gateway.scopes import Scope
 from local.schema import SUPABASE
 
 START_CREDIT_NANO = 100 * NANO

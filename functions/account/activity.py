@@ -12,7 +12,7 @@ from gateway.errors import InvalidRequest
 from gateway.http.app import json_answer
 from gateway.http.body import Cursor, Limit, Line, Moment, StrictRoute
 from gateway.http.caller import Caller, require
-from gateway.roles import Scope
+from gateway.scopes import Scope
 
 MOST_DAYS = 366
 

@@ -10,7 +10,7 @@ from gateway import activity, users
 from gateway.http.app import json_answer
 from gateway.http.body import Cursor, Limit, Moment, StrictRoute
 from gateway.http.caller import Caller, require
-from gateway.roles import Scope
+from gateway.scopes import Scope
 
 router = APIRouter(route_class=StrictRoute)
 Reader = Annotated[Caller, Depends(require(Scope.ACCOUNT_READ))]

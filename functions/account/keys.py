@@ -15,7 +15,7 @@ from gateway.errors import InvalidRequest
 from gateway.http.app import json_answer
 from gateway.http.body import Body, Cursor, Id, Limit, Line, StrictRoute, Usd
 from gateway.http.caller import Caller, require
-from gateway.roles import Scope
+from gateway.scopes import Scope
 
 HOUR_S = 3600
 MOST_DAYS_SHOWN = 366
@@ -63,7 +63,7 @@ class Settings(Body):
     concurrency: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
 
 
-class NewKey(Settings):
+class KeyCreation(Settings):
     key_name: Line
     environment_tag: Literal["live", "test", "staging", "development", "dev"] | None = None
     action: Literal["create"] = "create"
@@ -114,7 +114,7 @@ async def list_keys(caller: Reader, limit: Limit = 50, cursor: Cursor | None = N
 
 
 @router.post("/user/api-keys")
-async def create_key(body: NewKey, caller: Writer) -> Response:
+async def create_key(body: KeyCreation, caller: Writer) -> Response:
     """Make a key; its secret is shown this once. Without scopes it completes and reads the account."""
     columns = _columns(body)
     scopes = columns.pop("scopes", [scope for scope in USUAL if scope in caller.scopes])

@@ -12,7 +12,7 @@ from gateway.errors import InvalidRequest
 from gateway.http.app import json_answer
 from gateway.http.body import Body, Line, StrictRoute, Usd
 from gateway.http.caller import Caller, require
-from gateway.roles import Scope
+from gateway.scopes import Scope
 
 router = APIRouter(route_class=StrictRoute)
 Reader = Annotated[Caller, Depends(require(Scope.ACCOUNT_READ))]

@@ -12,7 +12,7 @@ from gateway.errors import NotFound
 from gateway.http.app import json_answer
 from gateway.http.body import Body, StrictRoute
 from gateway.http.caller import Caller, require
-from gateway.roles import Scope
+from gateway.scopes import Scope
 from gateway.settings import PROVIDERS
 
 router = APIRouter(route_class=StrictRoute)

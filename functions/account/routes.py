@@ -6,6 +6,6 @@ from fastapi import APIRouter
 
 from account import activity, balance, keys, profile, provider_keys, rate_limits
 
-router = APIRouter()
-for part in (activity, balance, keys, rate_limits, provider_keys, profile):
-    router.include_router(part.router)
+PARTS = (activity, balance, keys, rate_limits, provider_keys, profile)
+
+router = APIRouter(routes=[route for part in PARTS for route in part.router.routes])

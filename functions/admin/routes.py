@@ -6,6 +6,6 @@ from fastapi import APIRouter
 
 from admin import alerts, audit, credits, rate_limits, roles, usage, users
 
-router = APIRouter()
-for part in (users, credits, rate_limits, roles, usage, audit, alerts):
-    router.include_router(part.router)
+PARTS = (users, credits, rate_limits, roles, usage, audit, alerts)
+
+router = APIRouter(routes=[route for part in PARTS for route in part.router.routes])

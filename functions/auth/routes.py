@@ -13,7 +13,7 @@ from gateway.http.app import json_answer
 from gateway.http.bearer import address_of, key_of
 from gateway.http.body import Body, Line, StrictRoute
 from gateway.http.caller import Caller, require
-from gateway.roles import Scope
+from gateway.scopes import Scope
 
 HOUR_S = 3600
 

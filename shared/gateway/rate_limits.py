@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from gateway import database
@@ -22,4 +23,14 @@ async def of_key(user_id: int, key_id: int) -> dict[str, Any]:
 async def limit_key(actor: dict[str, Any], user_id: int, key_id: int, limits: dict[str, int | None]) -> dict[str, Any]:
     """Set a key's own limits. Raises NotFound, InsufficientScope, and InvalidRequest for one above the account's."""
     found: dict[str, Any] = await database.call("limit_key", key_id=key_id, user_id=user_id, limits=limits, actor=actor)
+    return found
+
+
+async def set_limits(
+    actor: dict[str, Any], user_id: int, key_id: int | None, limits: dict[str, int | None], expires_at: datetime | None
+) -> dict[str, Any]:
+    """Set, as an operator, a user's limits in place of the plan's, or a key's own. Raises NotFound."""
+    found: dict[str, Any] = await database.call(
+        "set_limits", user_id=user_id, key_id=key_id, limits=limits, expires_at=expires_at, actor=actor
+    )
     return found

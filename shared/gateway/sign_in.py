@@ -12,7 +12,7 @@ from gateway.errors import AccountClosed, Conflict, InvalidToken
 from gateway.identities import Identity
 from gateway.keys import MintedKey
 from gateway.money import number, show
-from gateway.roles import CUSTOMER, Scope
+from gateway.scopes import CUSTOMER, Scope
 from gateway.settings import settings
 
 SIGN_IN_S = 24 * 3600

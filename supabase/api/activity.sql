@@ -3,7 +3,9 @@
 -- A user's requests, the newest first: those before (`before_at`, `before_id`), of a model, provider, key or time where these are told.
 create function api.activity(user_id bigint, key_id bigint, model text, provider text, since timestamptz, until timestamptz,
                              before_at timestamptz, before_id uuid, most integer)
-returns jsonb language sql stable security definer set search_path = '' as $$
+returns jsonb language plpgsql stable security definer set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+begin
+  return (
   select coalesce(jsonb_agg(to_jsonb(r) - array['user_id', 'upstream_cost_nano', 'upstream_id', 'attempts']
                             order by r.created_at desc, r.id desc), '[]')
     from (select * from gateway.usage_records x
@@ -12,8 +14,8 @@ returns jsonb language sql stable security definer set search_path = '' as $$
              and (activity.key_id is null or x.key_id = activity.key_id)
              and (activity.model is null or x.model = activity.model)
              and (activity.provider is null or x.provider = activity.provider)
-           order by x.created_at desc, x.id desc limit activity.most) r
-$$;
+           order by x.created_at desc, x.id desc limit activity.most) r);
+end $$;
 grant execute on function api.activity to gateway_account, service_role;
 
 -- What a user's keys used on each UTC day from `since` to `until`: as settle counted it, so with no delay.
@@ -40,7 +42,9 @@ $$;
 -- What was changed of a user's account and keys, the newest first: entries before `cursor`, of a key, an action or a time where
 -- these are told.
 create function api.audit_of(user_id bigint, key_id bigint, action text, since timestamptz, until timestamptz, cursor bigint, most integer)
-returns jsonb language sql stable security definer set search_path = '' as $$
+returns jsonb language plpgsql stable security definer set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+begin
+  return (
   select coalesce(jsonb_agg(api.entry_shown(a, audit_of.user_id) order by a.id desc), '[]')
     from (select * from gateway.audit_logs x
            where x.user_id = audit_of.user_id and (audit_of.cursor is null or x.id < audit_of.cursor)
@@ -48,13 +52,15 @@ returns jsonb language sql stable security definer set search_path = '' as $$
              and (audit_of.action is null or x.action = audit_of.action)
              and (audit_of.since is null or x.created_at >= audit_of.since)
              and (audit_of.until is null or x.created_at < audit_of.until)
-           order by x.id desc limit audit_of.most) a
-$$;
+           order by x.id desc limit audit_of.most) a);
+end $$;
 grant execute on function api.audit_of to gateway_account, service_role;
 
 -- A user's ledger, the newest first: entries before `cursor`, of a kind or time where these are told.
 create function api.transactions(user_id bigint, kind text, since timestamptz, until timestamptz, cursor bigint, most integer)
-returns jsonb language sql stable security definer set search_path = '' as $$
+returns jsonb language plpgsql stable security definer set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+begin
+  return (
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', t.id, 'kind', t.kind, 'amount_nano', t.amount_nano, 'reference', t.reference, 'reason', t.reason,
            'created_at', t.created_at) order by t.id desc), '[]')
@@ -63,6 +69,6 @@ returns jsonb language sql stable security definer set search_path = '' as $$
              and (transactions.kind is null or x.kind = transactions.kind)
              and (transactions.since is null or x.created_at >= transactions.since)
              and (transactions.until is null or x.created_at < transactions.until)
-           order by x.id desc limit transactions.most) t
-$$;
+           order by x.id desc limit transactions.most) t);
+end $$;
 grant execute on function api.transactions to gateway_account, service_role;

@@ -85,7 +85,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
                                  and (keys_of.cursor is null or x.id < keys_of.cursor)
                                order by x.id desc limit keys_of.most) k), '[]'))
 $$;
-grant execute on function api.keys_of to gateway_account, service_role;
+grant execute on function api.keys_of to gateway_account, gateway_admin, service_role;
 
 -- One key of a user's that was not ended; raises 404.
 create function api.key_of(key_id bigint, user_id bigint)

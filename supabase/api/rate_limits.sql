@@ -97,7 +97,8 @@ begin
 end $$;
 grant execute on function api.key_limits to gateway_account, service_role;
 
--- Sets a key's own limits: those that are given of {requests_per_minute, tokens_per_minute, concurrency}, null for none. Raises 404, 403, and 400 for one above the user's own, or above what an operator set for the key.
+-- Sets a key's own limits: those that are given of {requests_per_minute, tokens_per_minute, concurrency}, null for none. Raises
+-- 404, 403, and 400 for one above the user's own, or above what an operator set for the key.
 create function api.limit_key(key_id bigint, user_id bigint, limits jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare k constant gateway.api_keys := api.lock_key(limit_key.key_id, limit_key.user_id);
@@ -120,13 +121,50 @@ begin
           (wanted ->> 'concurrency')::integer)
   on conflict on constraint rate_limit_configs_user_id_key_id_key do update set
     requests_per_minute = excluded.requests_per_minute, tokens_per_minute = excluded.tokens_per_minute,
-    concurrency = excluded.concurrency;
+    concurrency = excluded.concurrency, is_operators = operators is not null,
+    expires_at = case when operators is not null then c.expires_at end;
   if api.key_limits(k.id, k.user_id) is distinct from was then
     perform api.audit(actor, 'key.limited', 'key:' || k.id, k.user_id, was -> 'key', wanted);
   end if;
   return api.key_limits(k.id, k.user_id);
 end $$;
 grant execute on function api.limit_key to gateway_account, service_role;
+
+-- Sets, as an operator, limits {requests_per_minute, tokens_per_minute, concurrency} in place of a user's plan's or, when a key
+-- is named, what its owner cannot lift, until `expires_at`; null, or not told, is none of its own. Returns the limits in force
+-- {user, key}. Raises 404.
+create function api.set_limits(user_id bigint, key_id bigint, limits jsonb, expires_at timestamptz, actor jsonb)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare was jsonb; made gateway.rate_limit_configs;
+begin
+  -- what was used up of the limits before counts no more; buckets are locked before users
+  delete from gateway.rate_limit_buckets b
+   where (b.scope, b.id) = (case when set_limits.key_id is null then 'user' else 'key' end, coalesce(set_limits.key_id, set_limits.user_id));
+  perform from gateway.users u where u.id = set_limits.user_id and u.status <> 'deleted' for no key update;
+  if not found then
+    raise exception using errcode = 'PT404', message = 'not_found', detail = '{"param": "user_id"}';
+  end if;
+  select to_jsonb(c) into was from gateway.rate_limit_configs c
+   where c.user_id = set_limits.user_id and c.key_id is not distinct from set_limits.key_id;
+  made := jsonb_populate_record(null::gateway.rate_limit_configs, set_limits.limits);
+  if (made.requests_per_minute, made.tokens_per_minute, made.concurrency) is null then
+    delete from gateway.rate_limit_configs c
+     where c.user_id = set_limits.user_id and c.key_id is not distinct from set_limits.key_id;
+  else
+    insert into gateway.rate_limit_configs (user_id, key_id, requests_per_minute, tokens_per_minute, concurrency, expires_at, is_operators)
+    values (set_limits.user_id, set_limits.key_id, made.requests_per_minute, made.tokens_per_minute, made.concurrency,
+            set_limits.expires_at, true)
+    on conflict on constraint rate_limit_configs_user_id_key_id_key do update set
+      requests_per_minute = excluded.requests_per_minute, tokens_per_minute = excluded.tokens_per_minute,
+      concurrency = excluded.concurrency, expires_at = excluded.expires_at, is_operators = true;
+  end if;
+  perform api.audit(actor, 'limits.set', coalesce('key:' || set_limits.key_id, 'user:' || set_limits.user_id), set_limits.user_id,
+                    was - array['id', 'user_id', 'key_id'],
+                    set_limits.limits || jsonb_build_object('expires_at', set_limits.expires_at));
+  return (select jsonb_build_object('user', null, 'key', null) || jsonb_object_agg(l.scope, to_jsonb(l) - array['scope', 'id'])
+            from api.limits_of(set_limits.user_id, coalesce(set_limits.key_id, 0)) l);
+end $$;
+grant execute on function api.set_limits to gateway_admin, service_role;
 
 -- Puts the tokens really used in place of those taken at admission, of which a limit took no more than itself. The caller
 -- has locked the buckets; one that was made since and is locked by another is left alone: to wait for it could deadlock.

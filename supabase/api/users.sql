@@ -2,18 +2,21 @@
 
 -- Makes a user with no credits on the default plan and returns its id; raises 409 for a taken name or address, and 403 for
 -- a role that may do more than the actor. Audited.
-create function api.create_user(username text, email text, role text, actor jsonb)
+create function api.create_user(username text, email text, role text, actor jsonb, reason text default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare created bigint;
 begin
   perform api.refuse_wider_role(create_user.role, create_user.actor);
-  insert into gateway.users (username, email, role) values (create_user.username, create_user.email, create_user.role)
-  on conflict do nothing returning id into created;
-  if created is null then
-    raise exception using errcode = 'PT409', message = 'conflict';
+  if not exists (select from gateway.users u where lower(u.email) = lower(create_user.email)) then
+    insert into gateway.users (username, email, role) values (create_user.username, create_user.email, create_user.role)
+    on conflict do nothing returning id into created;
   end if;
-  perform api.audit(create_user.actor, 'user.created', 'user:' || created, created, null,
-                    jsonb_build_object('username', create_user.username, 'role', create_user.role));
+  if created is null then
+    raise exception using errcode = 'PT409', message = 'conflict',
+      detail = '{"message": "An account with this name or e-mail address exists."}';
+  end if;
+  perform api.audit(create_user.actor, 'user.created', 'user:' || created, created, null, jsonb_build_object(
+    'username', create_user.username, 'role', create_user.role, 'reason', create_user.reason));
   return jsonb_build_object('user_id', created);
 end $$;
 grant execute on function api.create_user to gateway_admin, service_role;
@@ -46,4 +49,4 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     'open_holds', (select count(*) from gateway.credit_holds x where x.user_id = u.id and x.state = 'held'))
     from gateway.users u where u.id = balance.user_id
 $$;
-grant execute on function api.balance to gateway_account, service_role;
+grant execute on function api.balance to gateway_account, gateway_admin, service_role;

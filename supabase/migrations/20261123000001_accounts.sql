@@ -31,6 +31,8 @@ comment on column gateway.users.own_providers is 'Providers that the user stored
 
 -- an address is one person's however it is written
 create index users_by_address on gateway.users (lower(email));
+create index users_by_role on gateway.users (role, id) where role <> 'user';
+create index users_by_status on gateway.users (status, id) where status <> 'active';
 
 create table gateway.identities (
   provider        text not null check (provider in ('privy', 'supabase')),

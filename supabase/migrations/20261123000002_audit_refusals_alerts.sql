@@ -12,6 +12,7 @@ comment on column gateway.audit_logs.user_id is 'Whose account was changed, wher
 create index audit_logs_by_user on gateway.audit_logs (user_id, id) where user_id is not null;
 create index audit_logs_by_actor on gateway.audit_logs (actor_id, id) where actor_id is not null;
 create index audit_logs_by_action on gateway.audit_logs (action, id);
+create index audit_logs_by_resource on gateway.audit_logs (resource, id);
 create index audit_logs_by_age on gateway.audit_logs (created_at);
 
 create table gateway.audit_days (
@@ -55,10 +56,14 @@ end $$;
 create constraint trigger chained after insert on gateway.audit_logs
   deferrable initially deferred for each row execute function gateway.chain_audit_entry();
 
--- Entries may go when they are old: no retention is shorter than 90 days, whatever is asked for.
+-- What is older than 90 days may go, a whole UTC day at a time: each day's chain stands by itself. No retention is shorter,
+-- whatever is asked for.
 create function gateway.refuse_early_deletion() returns trigger language plpgsql set search_path = '' as $$
+declare
+  day constant date := coalesce((to_jsonb(old) ->> 'day')::date,
+                                ((to_jsonb(old) ->> 'created_at')::timestamptz at time zone 'utc')::date);
 begin
-  if old.created_at > now() - interval '90 days' then
+  if day > (now() at time zone 'utc')::date - 90 then
     raise exception '% is kept for 90 days at least', tg_table_name using errcode = '42501';
   end if;
   return old;
@@ -66,10 +71,11 @@ end $$;
 drop trigger append_only on gateway.audit_logs;
 create trigger append_only before update or truncate on gateway.audit_logs
   for each statement execute function gateway.refuse_change();
-create trigger kept before delete on gateway.audit_logs
-  for each row execute function gateway.refuse_early_deletion();
-create trigger append_only before update or delete or truncate on gateway.audit_chain
+create trigger append_only before update or truncate on gateway.audit_chain
   for each statement execute function gateway.refuse_change();
+create trigger kept before delete on gateway.audit_logs for each row execute function gateway.refuse_early_deletion();
+create trigger kept before delete on gateway.audit_chain for each row execute function gateway.refuse_early_deletion();
+create trigger kept before delete on gateway.audit_days for each row execute function gateway.refuse_early_deletion();
 
 create table gateway.refusals (
   hour    timestamptz not null,
@@ -91,10 +97,14 @@ create table gateway.alerts (
   key_id      bigint references gateway.api_keys,
   detail      jsonb not null,
   created_at  timestamptz not null default now(),
+  paused_at   timestamptz,
   resolved_at timestamptz,
-  resolved_by text
+  resolved_by text,
+  note        text
 );
+comment on column gateway.alerts.paused_at is 'When the alert paused its key: once, so that whoever lets the key go on is heeded.';
 create unique index one_open_alert on gateway.alerts (kind, subject) where resolved_at is null;
+create index alerts_by_subject on gateway.alerts (kind, subject, resolved_at);
 create index alerts_by_time on gateway.alerts (created_at);
 
 create table gateway.key_networks (
@@ -104,6 +114,7 @@ create table gateway.key_networks (
   last_seen  timestamptz not null,
   primary key (key_id, network)
 );
+create index key_networks_by_first on gateway.key_networks (first_seen);
 comment on table gateway.key_networks is 'Where a key was used from (/24 or /48), kept by the roll-up of usage records.';
 
 alter table gateway.outbox
@@ -111,7 +122,9 @@ alter table gateway.outbox
   add column next_try_at timestamptz not null default now(),
   add column failed_at timestamptz;
 drop index gateway.outbox_unsent;
-create index outbox_unsent on gateway.outbox (next_try_at) where sent_at is null and failed_at is null;
+-- by event: those that nobody sends yet are not in the way of others
+create index outbox_unsent on gateway.outbox (event, next_try_at) where sent_at is null and failed_at is null;
+create index outbox_failed on gateway.outbox (failed_at) where failed_at is not null;
 
 alter table gateway.audit_days enable row level security;
 alter table gateway.audit_chain enable row level security;

@@ -12,7 +12,7 @@ alter table gateway.usage_records
   add constraint usage_records_outcome_check check (outcome in ('completed', 'cut', 'cancelled', 'failed'));
 comment on column gateway.usage_records.is_byok is 'Served with the user''s own key of the provider: it took no credits.';
 comment on column gateway.usage_records.byok_nano is 'What it would have cost without the user''s own key.';
-comment on column gateway.usage_records.attempts is 'Providers that failed before: [{provider, error}].';
+comment on column gateway.usage_records.attempts is 'Offers that failed, in turn, of a failed request its last one too: [{model, provider, error}].';
 comment on table gateway.usage_records is
   'One row per request that reached a provider; id is the hold''s. A failed one cost nothing and its hold was released.';
 create index usage_records_by_time on gateway.usage_records using brin (created_at) with (pages_per_range = 16, autosummarize = on);

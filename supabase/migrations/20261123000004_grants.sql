@@ -14,7 +14,7 @@ create table gateway.credit_grants (
   id             bigint generated always as identity primary key,
   user_id        bigint not null references gateway.users,
   transaction_id bigint not null unique references gateway.credit_transactions,
-  kind           text not null check (kind in ('paid', 'subscription', 'promotional', 'trial', 'referral', 'correction')),
+  kind           text not null check (kind in ('paid', 'subscription', 'promotional', 'goodwill', 'trial', 'referral', 'correction')),
   payment_id     bigint,
   priority       smallint not null,
   amount_nano    bigint not null check (amount_nano > 0),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.database import call
-from gateway.roles import CUSTOMER, Scope
+from gateway.scopes import CUSTOMER, Scope
 from tests.harness.builders import a_caller, a_key, a_user, crowd, dump, insert, refusal
 
 if TYPE_CHECKING:

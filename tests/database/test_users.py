@@ -11,7 +11,7 @@ import pytest
 
 from gateway import errors
 from gateway.database import call
-from gateway.roles import Scope
+from gateway.scopes import Scope
 from tests.harness.builders import BOUND, a_caller, a_request, a_settlement, a_user, crowd, dump, of, purse, refusal
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.roles import Scope
+from gateway.scopes import Scope
 from tests.harness.gateway import GPT, InProcess, delta
 from tests.harness.upstream import Fault, Upstream, streamed
 from tests.runtime.waiting import until

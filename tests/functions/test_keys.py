@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway import sealing
-from gateway.roles import Scope
+from gateway.scopes import Scope
 from jobs import handler as jobs
 from tests.functions.test_errors import error_of
 

@@ -46,7 +46,7 @@ async def test_the_balance_says_what_it_is_made_of(gateway: InProcess):
     spent = 100 * NANO + 12 - await gateway.balance()
     assert spent > 5
     told = await shown(gateway, "/user/balance")
-    left = [(each["kind"], Decimal(each["remaining_usd"]) * NANO) for each in told["grants"]]
+    left = [(each["kind"], int(Decimal(each["remaining_usd"]) * NANO)) for each in told["grants"]]
     assert left == [("promotional", 100 * NANO - (spent - 5)), ("paid", 7)]
     assert sum(amount for _, amount in left) == Decimal(told["credits_usd"]) * NANO == await gateway.balance()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.roles import CUSTOMER, Scope
+from gateway.scopes import CUSTOMER, Scope
 from tests.functions.test_errors import error_of
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from gateway.database import Failure
 from gateway.database.postgres import Postgres
 from gateway.providers.base import Provider
 from gateway.providers.sandbox import Sandbox
-from gateway.roles import Scope
+from gateway.scopes import Scope
 from health.handler import app as health
 from local import seed
 from local.aws_lambda import LocalLambda

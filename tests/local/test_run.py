@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -23,6 +26,7 @@ from local.home import Home
 ROOT = Path(__file__).parent.parent.parent
 START_DEADLINE_S = 60
 STOP_DEADLINE_S = 20
+SETTINGS = {"GATEWAY_URL", "GATEWAY_SIGN_IN", "OPENAI_BASE_URL", "OPENAI_API_KEY", "GATEWAY_ADMIN_KEY", "DATABASE_URL"}
 PROGRAM = "import asyncio, pathlib, sys; from local.__main__ import main; asyncio.run(main(pathlib.Path(sys.argv[1])))"
 
 
@@ -81,6 +85,12 @@ def streamed_cost(env: dict[str, str]) -> Decimal:
     return Decimal(str(usage.model_extra["cost"]))
 
 
+def in_bash(commands: str) -> subprocess.CompletedProcess[str]:
+    """Commands in one shell, which ends at the first that fails."""
+    strictly = ["bash", "-eu", "-o", "pipefail", "-c", commands]
+    return subprocess.run(strictly, check=False, capture_output=True, text=True)
+
+
 async def violations(env: dict[str, str]) -> int:
     connection = await asyncpg.connect(env["DATABASE_URL"])
     try:
@@ -94,7 +104,7 @@ async def violations(env: dict[str, str]) -> int:
 async def test_a_new_user_s_first_minutes(tmp_path: Path, transport: str):
     folder = tmp_path / "home"
     with running(folder, TRANSPORT=transport) as env:
-        assert set(env) == {"OPENAI_BASE_URL", "OPENAI_API_KEY", "GATEWAY_ADMIN_KEY", "DATABASE_URL"}
+        assert set(env) == SETTINGS
         assert balance(env) == 100
         cost = streamed_cost(env)
         assert cost > 0
@@ -115,3 +125,18 @@ def test_a_taken_port_is_stepped_over(tmp_path: Path):
 def test_port_chooses_the_port(tmp_path: Path, unused_tcp_port: int):
     with running(tmp_path / "home", PORT=str(unused_tcp_port)) as env:
         assert env["OPENAI_BASE_URL"] == f"http://127.0.0.1:{unused_tcp_port}/v1"
+
+
+async def test_the_tour_of_accounts_is_as_the_page_says(tmp_path: Path):
+    """Every command of docs/accounts.md, in one shell."""
+    tour = "\n".join(
+        re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / "accounts.md").read_text(), re.MULTILINE | re.DOTALL)
+    )
+    with running(tmp_path / "home") as env:
+        tour = tour.replace(". .gateway/env", f". {tmp_path}/home/env").replace(".venv/bin/python", sys.executable)
+        shell = await asyncio.to_thread(in_bash, tour)
+        assert shell.returncode == 0, shell.stdout[-2000:] + shell.stderr[-2000:]
+        answers = [json.loads(line) for line in shell.stdout.splitlines() if line.startswith("{")]
+        assert len(answers) > 40
+        assert all(answer.get("success", True) for answer in answers)
+        assert await violations(env) == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from samcli.yamlhelper import yaml_parse
 
-from gateway.roles import CUSTOMER, Scope
+from gateway.scopes import CUSTOMER, Scope
 from tests.harness.gateway import HELLO, TEMPLATE
 
 type Route = tuple[str, str]
@@ -77,7 +77,7 @@ SCOPES: dict[Route, Scope | None] = {
 
 BODIES: dict[Route, dict[str, Any]] = {
     ("POST", "/v1/chat/completions"): {"model": "sandbox/chat", "messages": HELLO},
-    ("PUT", "/user/api-keys/{id}"): {"name": "another"},
+    ("PUT", "/user/api-keys/{id}"): {"key_name": "another"},
     ("PUT", "/user/rate-limits/{id}"): {"requests_per_minute": 1},
 }
 """What a route has to be told before it looks at who asks, or at whose it is."""

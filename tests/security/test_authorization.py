@@ -10,12 +10,13 @@ import pytest
 from gateway import keys
 from tests.functions.test_errors import error_of
 from tests.harness.gateway import HELLO, InProcess, app
+from tests.security.matrix import SCOPES, spelled
 
 if TYPE_CHECKING:
     import httpx
 
 CHAT = "/v1/chat/completions"
-PRIVATE = (("POST", CHAT), ("GET", "/v1/credits"), ("GET", "/v1/key"))
+PRIVATE = [(method, spelled(path)) for (method, path), scope in SCOPES.items() if scope is not None]
 PUBLIC = ("/v1/models", "/v1/models/sandbox/chat", "/health", "/ping")
 BODY = {"model": "sandbox/chat", "messages": HELLO}
 NEAR_KEYS = 10_000
@@ -23,10 +24,10 @@ NEAR_KEYS = 10_000
 
 async def knock(gateway: InProcess, method: str, path: str, headers: list[tuple[str, str]]) -> httpx.Response:
     lines = [(name.encode(), value.encode()) for name, value in headers]
-    return await gateway.client.request(method, path, headers=lines, json=BODY if method == "POST" else None)
+    return await gateway.client.request(method, path, headers=lines, json=None if method == "GET" else BODY)
 
 
-async def direct(path: str, credentials: str) -> int:
+async def direct(method: str, path: str, credentials: str) -> int:
     """The status of a request with these credentials, without a server between."""
     status = 0
 
@@ -38,7 +39,6 @@ async def direct(path: str, credentials: str) -> int:
         status = message.get("status", status)
 
     headers = [(b"authorization", f"Bearer {credentials}".encode())]
-    method = next(method for method, known in PRIVATE if known == path)
     scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": headers}
     await app(scope, receive, send)
     return status
@@ -90,8 +90,8 @@ async def test_near_keys_are_refused_before_the_database_is_asked(gateway: InPro
         at = secrets.randbelow(len(gateway.key))
         letter = secrets.choice([letter for letter in keys.ALPHABET + "_-." if letter != gateway.key[at]])
         near = gateway.key[:at] + letter + gateway.key[at + 1 :]
-        assert await direct(PRIVATE[number % 3][1], near) == 401, near
-    assert await direct("/v1/key", "gw_dev_" + "\u0661" * 50) == 401
+        assert await direct(*PRIVATE[number % len(PRIVATE)], near) == 401, near
+    assert await direct("GET", "/v1/key", "gw_dev_" + "\u0661" * 50) == 401
     assert gateway.line.calls == []
     assert await gateway.tables() == before
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.roles import Scope
+from gateway.scopes import Scope
 from local import seed
 from tests.security.matrix import BODIES, KEY_IDS, SCOPES, deployed, is_for, spelled
 
@@ -73,8 +73,9 @@ async def test_who_may_not_is_refused_and_leaves_nothing(gateway: InProcess, rou
     }
     if not is_for(scope, "user"):
         cases["a customer"] = (gateway.key, 403, "role_required")
+    allowed_all = await seed.add_user(gateway.books, "another admin", "admin")
     for name, (change, status, code) in SPOILT.items():
-        minted = await seed.add_key(gateway.books, gateway.user_id)
+        minted = await seed.add_key(gateway.books, allowed_all)
         await spoil(gateway, minted.plaintext, change)
         cases[name] = (minted.plaintext, status, code)
     suspended = await a_key_of(gateway, "one")

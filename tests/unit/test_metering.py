@@ -55,7 +55,13 @@ def media(body: dict[str, Any]) -> int:
 
 def priced(**prices: int) -> Offer:
     parts = ("prompt_price", "completion_price", "request_price", "cache_read_price", "cache_write_price")
-    return Offer("m", "sandbox", "m", 4096, **{part: prices.get(part, 0) for part in parts})
+    return msgspec.convert(
+        {
+            "model": "m", "provider": "sandbox", "upstream_id": "m", "max_output_tokens": 4096,
+            **dict.fromkeys(parts, 0), **prices,
+        },
+        Offer,
+    )  # fmt: skip
 
 
 @given(BODIES)
@@ -146,7 +152,11 @@ def test_a_reported_cost_is_kept_in_nano_dollars():
 @given(prompt=TOKENS, completion=TOKENS, cached=TOKENS, prices=st.lists(PRICES, min_size=5, max_size=5))
 def test_cost_is_each_token_once_at_its_price(prompt: int, completion: int, cached: int, prices: list[int]):
     cached = min(cached, prompt)
-    offer = Offer("m", "sandbox", "m", 4096, *prices)
+    prompt_price, completion_price, request_price, cache_read_price, cache_write_price = prices
+    offer = priced(
+        prompt_price=prompt_price, completion_price=completion_price, request_price=request_price,
+        cache_read_price=cache_read_price, cache_write_price=cache_write_price,
+    )  # fmt: skip
     written = min(prompt - cached, 7)
     usage = Usage(prompt, completion, cached=cached, cache_written=written, reasoning=completion)
     exact = (

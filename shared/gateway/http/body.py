@@ -41,6 +41,8 @@ def _nano(amount: Any) -> int:
 
 type Line = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
 """One line of text that people wrote."""
+type Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+"""The name of a role."""
 type Usd = Annotated[int, BeforeValidator(_nano)]
 """An amount that came in dollars (`5`, `5.25` or `"5.25"`), as nano-dollars; never through a float."""
 type Id = Annotated[int, Path(ge=1, le=MAX_ID)]

@@ -11,7 +11,7 @@ from fastapi import Request
 from gateway import database, refusals
 from gateway.errors import InsufficientScope, Unauthenticated
 from gateway.http.bearer import address_of, key_of
-from gateway.roles import Scope
+from gateway.scopes import Scope
 
 
 class Caller(msgspec.Struct, frozen=True):
