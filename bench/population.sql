@@ -34,7 +34,9 @@ begin
   select id, user_id, user_id, model, 'openrouter', 100, 50, 1000, 800, false, true, 'completed', duration_ms / 4, duration_ms, at
     from request;
   insert into gateway.key_usage (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano, last_used_at)
-  select user_id, (at at time zone 'utc')::date, 1, 100, 50, 1000, at from request;
+  select user_id, (at at time zone 'utc')::date, 1, 100, 50, 1000, at from request
+  union all
+  select n, '-infinity', each, 100 * each, 50 * each, 1000 * each, now() from generate_series(first, last) n;
   insert into gateway.usage_by_key (user_id, key_id, day, requests, errors, byok_requests, prompt_tokens, completion_tokens,
                                     cached_tokens, reasoning_tokens, cost_nano, upstream_cost_nano, durations, first_bytes)
   select user_id, user_id, (at at time zone 'utc')::date, 1, 0, 0, 100, 50, 0, 0, 1000, 800,

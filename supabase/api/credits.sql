@@ -121,7 +121,7 @@ $$;
 create function api.refuse_request_count(who api.caller)
 returns void language plpgsql stable as $$
 begin
-  if who.max_requests <= (select coalesce(sum(k.requests), 0) from gateway.key_usage k where k.key_id = who.key_id)
+  if who.max_requests <= coalesce((select k.requests from gateway.key_usage k where k.key_id = who.key_id and k.day = '-infinity'), 0)
                        + (select count(*) from gateway.credit_holds h
                            where h.user_id = who.user_id and h.key_id = who.key_id and h.state = 'held') then
     raise exception using errcode = 'PT402', message = 'key_limit_reached',
@@ -211,12 +211,12 @@ begin
   return was;
 end $$;
 
--- Adds one request to its key's day.
+-- Adds one request to its key's day and to its whole life.
 create function api.count_usage(u gateway.usage_records)
 returns void language sql as $$
   insert into gateway.key_usage as k (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano, byok_nano, last_used_at)
-  values (u.key_id, (u.created_at at time zone 'utc')::date, 1, u.prompt_tokens, u.completion_tokens, u.cost_nano, u.byok_nano,
-          u.created_at)
+  select u.key_id, d, 1, u.prompt_tokens, u.completion_tokens, u.cost_nano, u.byok_nano, u.created_at
+    from unnest(array['-infinity', (u.created_at at time zone 'utc')::date]) d
   on conflict (key_id, day) do update
     set requests = k.requests + 1, prompt_tokens = k.prompt_tokens + excluded.prompt_tokens,
         completion_tokens = k.completion_tokens + excluded.completion_tokens, cost_nano = k.cost_nano + excluded.cost_nano,

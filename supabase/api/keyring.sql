@@ -64,10 +64,9 @@ $$;
 -- A key with what it has used: requests and nano-dollars over its life, and when last.
 create function api.key_with_usage(k gateway.api_keys)
 returns jsonb language sql stable as $$
-  select api.key_shown(k) || (
-    select jsonb_build_object('requests', coalesce(sum(u.requests), 0), 'used_nano', coalesce(sum(u.cost_nano), 0),
-                              'last_used_at', max(u.last_used_at))
-      from gateway.key_usage u where u.key_id = k.id)
+  select api.key_shown(k) || jsonb_build_object('requests', 0, 'used_nano', 0, 'last_used_at', null) || coalesce((
+    select jsonb_build_object('requests', u.requests, 'used_nano', u.cost_nano, 'last_used_at', u.last_used_at)
+      from gateway.key_usage u where u.key_id = k.id and u.day = '-infinity'), '{}')
       || jsonb_build_object('period_nano', api.spent(k.id, k.limit_reset),
                             'has_pickup', exists (select from gateway.key_pickups p where p.key_id = k.id and p.taken_by is null
                                                      and p.expires_at > clock_timestamp()))

@@ -74,11 +74,13 @@ grant execute on function api.authenticate to gateway_auth, gateway_chat, gatewa
 create function api.spent(key_id bigint, period text)
 returns bigint language sql stable as $$
   select coalesce(sum(cost_nano), 0)::bigint from gateway.key_usage k
-   where k.key_id = spent.key_id and k.day >= case spent.period
-     when 'daily' then (clock_timestamp() at time zone 'utc')::date
-     when 'weekly' then date_trunc('week', clock_timestamp() at time zone 'utc')::date
-     when 'monthly' then date_trunc('month', clock_timestamp() at time zone 'utc')::date
-     else '-infinity'::date end
+   where k.key_id = spent.key_id
+     and k.day between case spent.period
+       when 'daily' then (clock_timestamp() at time zone 'utc')::date
+       when 'weekly' then date_trunc('week', clock_timestamp() at time zone 'utc')::date
+       when 'monthly' then date_trunc('month', clock_timestamp() at time zone 'utc')::date
+       else '-infinity'::date end
+     and case when spent.period is null then '-infinity'::date else 'infinity'::date end
 $$;
 
 -- A key's own figures as OpenRouter's GET /key has them, amounts in nano-dollars.
@@ -89,7 +91,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     'limit_nano', k.limit_nano, 'limit_reset', k.limit_reset, 'period_nano', api.spent(k.id, k.limit_reset),
     'usage_nano', api.spent(k.id, null), 'daily_nano', api.spent(k.id, 'daily'),
     'weekly_nano', api.spent(k.id, 'weekly'), 'monthly_nano', api.spent(k.id, 'monthly'),
-    'byok_nano', (select coalesce(sum(d.byok_nano), 0) from gateway.key_usage d where d.key_id = k.id),
+    'byok_nano', coalesce((select d.byok_nano from gateway.key_usage d where d.key_id = k.id and d.day = '-infinity'), 0),
     'is_free_tier', not exists (select from gateway.credit_transactions t where t.user_id = k.user_id and t.amount_nano > 0))
   from gateway.api_keys k where k.id = key_status.key_id
 $$;

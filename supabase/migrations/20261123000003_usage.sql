@@ -19,6 +19,10 @@ create index usage_records_by_time on gateway.usage_records using brin (created_
 
 alter table gateway.key_usage add column byok_nano bigint not null default 0;
 comment on column gateway.key_usage.byok_nano is 'What requests with the user''s own provider keys would have cost.';
+comment on column gateway.key_usage.day is 'A UTC day; -infinity is the key''s whole life, so that nobody has to add it up.';
+insert into gateway.key_usage (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano, last_used_at)
+select k.key_id, '-infinity', sum(k.requests), sum(k.prompt_tokens), sum(k.completion_tokens), sum(k.cost_nano), max(k.last_used_at)
+  from gateway.key_usage k group by k.key_id;
 
 create table gateway.rollups (
   name  text primary key,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.database import call
-from tests.harness.builders import BOUND, a_caller, a_key, a_request, a_settlement, a_user, insert, refusal
+from tests.harness.builders import BOUND, a_caller, a_key, a_request, a_settlement, a_user, refusal, used
 
 if TYPE_CHECKING:
     from tests.harness.builders import Caller, Connection
@@ -160,10 +160,7 @@ async def test_a_keys_limit_counts_its_own_period(operator: Connection, period: 
         "select date_trunc($1, now() at time zone 'utc')::date", starts.get(period or "", "month")
     )
     for day, cost in ((first_day, 2 * BOUND), (first_day - timedelta(days=1), 50 * BOUND)):
-        await insert(
-            operator, "key_usage", key_id=caller.key_id, day=day, requests=1, prompt_tokens=1,
-            completion_tokens=1, cost_nano=cost, last_used_at=datetime.now(UTC),
-        )  # fmt: skip
+        await used(operator, caller, day, cost)
     error = await refusal(operator, **a_request(caller))
     assert (error.status, error.code) == (402, "key_limit_reached")
     assert error.metadata == {"limit_source": "key_limit"}
@@ -191,10 +188,7 @@ async def test_a_keys_own_figures(operator: Connection) -> None:
     caller = await a_caller(operator, credit_nano=0, limit_nano=9, limit_reset="daily")
     today = await operator.fetchval("select (now() at time zone 'utc')::date")
     for days, cost in ((0, 1), (400, 10)):
-        await insert(
-            operator, "key_usage", key_id=caller.key_id, day=today - timedelta(days=days), requests=1,
-            prompt_tokens=1, completion_tokens=1, cost_nano=cost, last_used_at=datetime.now(UTC),
-        )  # fmt: skip
+        await used(operator, caller, today - timedelta(days=days), cost)
     found = await call("key_status", key_id=caller.key_id)
     figures = ("period_nano", "usage_nano", "daily_nano", "weekly_nano", "monthly_nano")
     assert [found[name] for name in figures] == [1, 11, 1, 1, 1]

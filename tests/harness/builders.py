@@ -18,6 +18,7 @@ from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from datetime import date
 
     from tests.harness.postgres import Database
 
@@ -118,6 +119,17 @@ async def a_model(operator: Connection, model_id: str, *providers: str, **column
 async def an_offer(operator: Connection, model_id: str, provider: str, **columns: Any) -> None:
     own = {"prompt_price": PROMPT_PRICE, "completion_price": COMPLETION_PRICE, "upstream_id": model_id}
     await insert(operator, "offers", model_id=model_id, provider=provider, **own | columns)
+
+
+async def used(operator: Connection, caller: Caller, day: date, cost_nano: int) -> None:
+    """A request that a key made on a day, as settle counts it."""
+    await operator.execute(
+        "insert into gateway.key_usage as k"
+        " (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano, last_used_at)"
+        " select $1, d, 1, 1, 1, $3, now() from unnest(array[$2::date, '-infinity']) d on conflict (key_id, day)"
+        " do update set requests = k.requests + 1, cost_nano = k.cost_nano + excluded.cost_nano",
+        caller.key_id, day, cost_nano,
+    )  # fmt: skip
 
 
 def a_request(caller: Caller, **changes: Any) -> dict[str, Any]:

@@ -57,7 +57,7 @@ select u.credits_nano, u.held_nano,
        (select coalesce(sum(bound_nano), 0) from gateway.credit_holds where user_id = u.id and state = 'held'),
        (select coalesce(-sum(amount_nano), 0) from gateway.credit_transactions where user_id = u.id and kind = 'usage'),
        (select coalesce(sum(cost_nano), 0) from gateway.usage_records where user_id = u.id),
-       (select coalesce(sum(cost_nano), 0) from gateway.key_usage where key_id = $2),
+       (select coalesce(sum(cost_nano), 0) from gateway.key_usage where key_id = $2 and day = '-infinity'),
        (select count(*) from gateway.ledger_violations)
   from gateway.users u where u.id = $1
 """
