@@ -6,7 +6,7 @@ set local role gateway_owner;
 drop schema api cascade;
 create schema api;
 grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_catalog, gateway_account, gateway_admin,
-  gateway_health, gateway_jobs;
+  gateway_health, gateway_jobs, gateway_billing, gateway_stripe;
 \ir audit.sql
 \ir rate_limits.sql
 \ir keys.sql

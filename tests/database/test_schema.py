@@ -30,6 +30,8 @@ ROLES = STRANGERS | {
     "gateway_health",
     "gateway_jobs",
     "gateway_admin",
+    "gateway_billing",
+    "gateway_stripe",
 }
 """Every role but the tables' owner; `gateway` is how the functions log in here."""
 
