@@ -9,6 +9,9 @@ os.environ |= {
     "STAGE": "dev",
     "KEY_PEPPERS": "v1:a-pepper-for-tests-only",
     "SEALING_KEYS": "c2VhbGluZy1rZXktZm9yLXRlc3RzLW9ubHktMDAwMDE=",
+    "STRIPE_SECRET_KEY": "sk_test_only",
+    "STRIPE_WEBHOOK_SECRET": "whsec_only_for_tests",
+    "STRIPE_BASE_URL": "http://127.0.0.1:1",
     "DATABASE_URL": "postgresql://gateway@127.0.0.1:1/gateway",
 }
 
@@ -17,5 +20,6 @@ pytest_plugins = [
     "tests.harness.builders",
     "tests.harness.gateway",
     "tests.harness.issuer",
+    "tests.harness.stripe",
     "tests.harness.upstream",
 ]

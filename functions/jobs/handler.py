@@ -9,7 +9,19 @@ from typing import Any
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from gateway import alerts, audit, database, keyring, outbox, settlements, telemetry, usage
+from gateway import (
+    alerts,
+    audit,
+    database,
+    keyring,
+    outbox,
+    payments,
+    reconciliation,
+    settlements,
+    stripe_events,
+    telemetry,
+    usage,
+)
 
 JOBS: Mapping[str, Callable[[], Awaitable[Any]]] = {
     "expire_holds": lambda: database.call("expire_holds"),
@@ -20,6 +32,9 @@ JOBS: Mapping[str, Callable[[], Awaitable[Any]]] = {
     "audit_refusals": alerts.audit_refusals,
     "purge_audit_logs": audit.purge,
     "send_outbox": outbox.send,
+    "work_stripe_events": stripe_events.work_due,
+    "reconcile": reconciliation.reconcile,
+    "top_up": payments.top_up,
     "rotate_keys": keyring.rotate_due,
     "purge_credentials": lambda: database.call("purge_credentials"),
 }

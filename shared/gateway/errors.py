@@ -22,7 +22,8 @@ GatewayError
 │   └── ModelNotFound           404 model_not_found
 ├── MethodNotAllowed            405 method_not_allowed
 ├── Conflict                    409 conflict
-│   └── IdempotencyInProgress   409 idempotency_in_progress     transient
+│   ├── IdempotencyInProgress   409 idempotency_in_progress     transient
+│   └── NoSavedCard             409 no_saved_card
 ├── PayloadTooLarge             413 payload_too_large
 ├── Unprocessable               422 unprocessable
 ├── IdempotencyKeyReused        422 idempotency_key_reused
@@ -32,7 +33,8 @@ GatewayError
 ├── InternalError               500 internal_error              transient
 ├── ProviderError               502 provider_error              transient
 │   ├── NoProviderAvailable     503 no_provider_available       transient
-│   └── ProviderTimeout         504 provider_timeout            transient
+│   ├── ProviderTimeout         504 provider_timeout            transient
+│   └── PaymentsUnavailable     503 payments_unavailable        transient
 └── DatabaseUnavailable         503 database_unavailable        transient
 
 The status decides how OpenAI's SDKs retry (408, 409, 429 and 5xx are retried, 402 never is), so "no money" is always
@@ -216,6 +218,11 @@ class IdempotencyInProgress(Conflict):
     text = "A request with this Idempotency-Key is still running."
 
 
+class NoSavedCard(Conflict):
+    code = "no_saved_card"
+    text = "There is no saved card. Pay once with `save_card`, or save one in the customer portal."
+
+
 class PayloadTooLarge(GatewayError):
     status, type, code = 413, "invalid_request_error", "payload_too_large"
     text = "The request's body is too large."
@@ -265,6 +272,11 @@ class NoProviderAvailable(ProviderError):
 class ProviderTimeout(ProviderError):
     status, code = 504, "provider_timeout"
     text = "The provider did not answer in time."
+
+
+class PaymentsUnavailable(ProviderError):
+    status, code = 503, "payments_unavailable"
+    text = "The payment service cannot be reached. Send the same request again: nothing is charged twice."
 
 
 class DatabaseUnavailable(GatewayError):

@@ -1,7 +1,7 @@
 """The gateway's settings: the only reader of the environment, once, at import. What is incomplete fails here, by name.
 
-In AWS the secret ones come from Secrets Manager: CORE_SECRET_ARN and PROVIDERS_SECRET_ARN each name one JSON object
-whose members are the variables below. Elsewhere the same names are read from the environment itself.
+In AWS the secret ones come from Secrets Manager: CORE_SECRET_ARN, PROVIDERS_SECRET_ARN and BILLING_SECRET_ARN each name
+one JSON object whose members are the variables below. Elsewhere the same names are read from the environment itself.
 """
 
 from __future__ import annotations
@@ -55,6 +55,14 @@ class PrivySettings(msgspec.Struct, frozen=True):
     base_url: str
 
 
+class StripeSettings(msgspec.Struct, frozen=True):
+    """Payments: our key, what Stripe signs its events with, and an address when it is not Stripe's own."""
+
+    key: Secret
+    webhook_secret: Secret | None
+    base_url: str
+
+
 class AlertSettings(msgspec.Struct, frozen=True):
     """Where security alerts are sent, and whether one pauses the key that it is about."""
 
@@ -83,6 +91,9 @@ class Settings(msgspec.Struct, frozen=True):
     """The issuer of Supabase Auth's tokens, `https://<project>.supabase.co/auth/v1`; None: no such sign-in."""
     leak_keys_url: str
     """Where GitHub's secret scanning publishes the keys that it signs its reports with."""
+    stripe: StripeSettings | None
+    return_hosts: tuple[str, ...]
+    """Hosts that a payment page may send its user back to, beside PUBLIC_URL's."""
     alerts: AlertSettings
     audit_retention_days: int
     aws: aws.Account
@@ -104,7 +115,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     """
     account = aws.account(environ)
     names = dict(environ)
-    for variable in ("CORE_SECRET_ARN", "PROVIDERS_SECRET_ARN"):
+    for variable in ("CORE_SECRET_ARN", "PROVIDERS_SECRET_ARN", "BILLING_SECRET_ARN"):
         if arn := environ.get(variable):
             names |= aws.secret(account, arn)
     stage = names.get("STAGE", "")
@@ -129,6 +140,8 @@ def load(environ: Mapping[str, str]) -> Settings:
         privy=_privy(names),
         supabase_auth_url=_address(names, "SUPABASE_AUTH_URL"),
         leak_keys_url=_address(names, "LEAK_KEYS_URL") or GITHUB_SCANNER_KEYS,
+        stripe=_stripe(names),
+        return_hosts=tuple(filter(None, names.get("RETURN_HOSTS", "").split(","))),
         alerts=_alerts(names),
         audit_retention_days=_days(names, "AUDIT_RETENTION_DAYS", least=90, default=400),
         aws=account,
@@ -165,6 +178,11 @@ def _privy(names: Mapping[str, str]) -> PrivySettings | None:
     app_id = names.get("PRIVY_APP_ID")
     base_url = _address(names, "PRIVY_BASE_URL") or "https://api.privy.io"
     return PrivySettings(app_id, _secret(names, "PRIVY_APP_SECRET"), base_url) if app_id else None
+
+
+def _stripe(names: Mapping[str, str]) -> StripeSettings | None:
+    key, base_url = _secret(names, "STRIPE_SECRET_KEY"), _address(names, "STRIPE_BASE_URL") or "https://api.stripe.com"
+    return StripeSettings(key, _secret(names, "STRIPE_WEBHOOK_SECRET"), base_url) if key else None
 
 
 def _alerts(names: Mapping[str, str]) -> AlertSettings:

@@ -23,6 +23,12 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir accounts.sql
 \ir provider_keys.sql
 \ir administration.sql
+\ir plans.sql
+\ir coupons.sql
+\ir referrals.sql
+\ir top_ups.sql
+\ir payments.sql
+\ir subscriptions.sql
 \ir usage.sql
 \ir alerts.sql
 \ir outbox.sql

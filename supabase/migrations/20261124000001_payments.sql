@@ -50,7 +50,7 @@ create table gateway.stripe_events (
   id          text primary key,
   type        text not null,
   object_id   text not null,
-  intent_id   text,
+  named_payment_id bigint,
   payment_id  bigint references gateway.payments,
   created_at  timestamptz not null,
   received_at timestamptz not null default now(),
@@ -70,6 +70,7 @@ create table gateway.subscriptions (
   status               text not null,
   period_end           timestamptz,
   cancel_at_period_end boolean not null default false,
+  version              bigint not null default 0,
   updated_at           timestamptz not null default now()
 );
 comment on table gateway.subscriptions is 'Stripe''s subscriptions, under their ids, as they were when we last asked.';
@@ -89,9 +90,26 @@ create index auto_top_ups_on on gateway.auto_top_ups (user_id) where is_on;
 
 insert into gateway.rollups values ('stripe', now());
 
+create table gateway.credit_packages (
+  id           text primary key check (id ~ '^[a-z0-9_-]{1,40}$'),
+  name         text not null,
+  amount_cents bigint not null check (amount_cents > 0),
+  credit_nano  bigint not null check (credit_nano > 0),
+  is_active    boolean not null default true
+);
+comment on table gateway.credit_packages is 'Amounts that are offered; any other amount can be paid, too, and credits itself.';
+insert into gateway.credit_packages values
+  ('starter', 'Starter', 500, 5000000000), ('plus', 'Plus', 2500, 25000000000), ('pro', 'Pro', 10000, 100000000000);
+
+alter table gateway.alerts
+  drop constraint alerts_kind_check,
+  add constraint alerts_kind_check check (kind in (
+    'refusals_burst', 'unusual_network', 'unusual_spend', 'refused_role_change', 'payment_disagrees', 'payment_unknown'));
+
 alter table gateway.payments enable row level security;
 alter table gateway.stripe_events enable row level security;
 alter table gateway.subscriptions enable row level security;
 alter table gateway.auto_top_ups enable row level security;
+alter table gateway.credit_packages enable row level security;
 
 reset role;

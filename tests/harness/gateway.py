@@ -18,6 +18,7 @@ import uvicorn
 from account.handler import app as account
 from admin.handler import app as admin
 from auth.handler import app as auth
+from billing.handler import app as billing
 from catalog.handler import app as catalog
 from chat.handler import app as chat
 from gateway import database as door
@@ -30,6 +31,7 @@ from gateway.scopes import Scope
 from health.handler import app as health
 from local import seed
 from local.aws_lambda import LocalLambda
+from stripe_webhook.handler import app as stripe_webhook
 from tests.harness.builders import dump
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ CANARY = "kanari-0f6e1d"
 """Stands for a secret: it is where nobody may read it."""
 GROUPS = {
     "/v1/models": catalog, "/v1/credits": account, "/v1/key": account, "/user": account, "/auth": auth,
-    "/admin": admin, "/create": admin, "/health": health, "/ping": health,
+    "/admin": admin, "/create": admin, "/health": health, "/ping": health, "/api/stripe/webhook": stripe_webhook,
+    "/api/stripe": billing, "/trials/convert": billing, "/user/plan": billing, "/user/auto-top-up": billing,
 }  # fmt: skip
 PROVIDER_KEY = "a-key-of-the-gateways-own-with-a-provider"
 GPT = "openai/gpt-4o-mini"
@@ -66,7 +69,8 @@ async def eventually[T](found: Callable[[], Awaitable[T]]) -> T:
 
 async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
     """Every group behind one address, as the REST API has them."""
-    group = next((group for path, group in GROUPS.items() if scope["path"].startswith(path)), chat)
+    known = [path for path in GROUPS if scope["path"].startswith(path)]
+    group = GROUPS[max(known, key=len)] if known else chat
     await group(scope, receive, send)
 
 

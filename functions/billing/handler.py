@@ -1,0 +1,10 @@
+"""Buying credits and plans."""
+
+from __future__ import annotations
+
+from billing.routes import router
+from gateway.http.adapter import lambda_handler
+from gateway.http.app import create_app
+
+app = create_app(router)
+handler = lambda_handler(app)
