@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from billing import payments, subscriptions
+from billing import payments, plans, subscriptions
 
-PARTS = (payments, subscriptions)
+PARTS = (payments, plans, subscriptions)
 
 router = APIRouter(routes=[route for part in PARTS for route in part.router.routes])

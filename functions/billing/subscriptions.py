@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import Field
 
-from gateway import subscriptions, top_ups
+from gateway import plans, subscriptions, top_ups
 from gateway.http.app import json_answer
 from gateway.http.body import MAX_ID, Body, StrictRoute, Usd
 from gateway.http.caller import Caller, require
@@ -29,6 +29,12 @@ class AutoTopUp(Body):
 
     threshold_usd: Annotated[Usd, Field(le=10**15)]
     amount_cents: Annotated[int, Field(ge=LEAST_CENTS, le=MOST_CENTS)]
+
+
+@router.get("/user/plan")
+async def get_plan(caller: Reader) -> Response:
+    """Show the user's plan, its limits, and what is used of them; the default plan when there is no other."""
+    return json_answer({"success": True, "plan": await plans.of_user(caller.user_id)})
 
 
 @router.post("/user/plan")

@@ -32,6 +32,7 @@ JOBS: Mapping[str, Callable[[], Awaitable[Any]]] = {
     "audit_refusals": alerts.audit_refusals,
     "purge_audit_logs": audit.purge,
     "send_outbox": outbox.send,
+    "end_trials": lambda: database.call("end_trials"),
     "work_stripe_events": stripe_events.work_due,
     "reconcile": reconciliation.reconcile,
     "top_up": payments.top_up,

@@ -4,7 +4,11 @@ GatewayError
 ├── InvalidRequest              400 invalid_request_error
 │   ├── ContextLengthExceeded   400 context_length_exceeded
 │   ├── ModelNotPriced          400 model_not_priced
-│   └── ProviderKeyRefused      400 provider_key_refused
+│   ├── ProviderKeyRefused      400 provider_key_refused
+│   ├── CouponInactive          400 coupon_inactive
+│   ├── CouponNotYetValid       400 coupon_not_yet_valid
+│   ├── CouponExpired           400 coupon_expired
+│   └── CouponUsedUp            400 coupon_max_uses_reached
 ├── Unauthenticated             401 invalid_api_key
 │   ├── KeyExpired              401 expired_api_key
 │   └── InvalidToken            401 invalid_token
@@ -17,18 +21,25 @@ GatewayError
 │   ├── ModelNotAllowed         403 model_not_allowed
 │   ├── KeyPaused               403 key_paused
 │   ├── RoleRequired            403 role_required
-│   └── AccountClosed           403 account_closed
+│   ├── AccountClosed           403 account_closed
+│   ├── TrialNotAvailable       403 trial_not_available
+│   └── TrialExpired            403 trial_expired
 ├── NotFound                    404 not_found
-│   └── ModelNotFound           404 model_not_found
+│   ├── ModelNotFound           404 model_not_found
+│   └── CouponNotFound          404 coupon_not_found
 ├── MethodNotAllowed            405 method_not_allowed
 ├── Conflict                    409 conflict
 │   ├── IdempotencyInProgress   409 idempotency_in_progress     transient
-│   └── NoSavedCard             409 no_saved_card
+│   ├── NoSavedCard             409 no_saved_card
+│   ├── TrialAlreadyUsed        409 trial_already_used
+│   ├── CouponAlreadyRedeemed   409 coupon_already_redeemed
+│   └── CouponBonusWaiting      409 coupon_bonus_waiting
 ├── PayloadTooLarge             413 payload_too_large
 ├── Unprocessable               422 unprocessable
 ├── IdempotencyKeyReused        422 idempotency_key_reused
 ├── RateLimitExceeded           429 rate_limit_exceeded         transient
 │   ├── ConcurrencyLimitExceeded 429 concurrency_limit_exceeded transient
+│   ├── PlanLimitExceeded       429 plan_limit_exceeded         transient
 │   └── ProviderRateLimited     429 provider_rate_limited       transient
 ├── InternalError               500 internal_error              transient
 ├── ProviderError               502 provider_error              transient
@@ -122,6 +133,26 @@ class ProviderKeyRefused(InvalidRequest):
     text = "The provider refused the key that you stored for it."
 
 
+class CouponInactive(InvalidRequest):
+    code = "coupon_inactive"
+    text = "This coupon is not active."
+
+
+class CouponNotYetValid(InvalidRequest):
+    code = "coupon_not_yet_valid"
+    text = "This coupon cannot be redeemed yet."
+
+
+class CouponExpired(InvalidRequest):
+    code = "coupon_expired"
+    text = "This coupon cannot be redeemed any more."
+
+
+class CouponUsedUp(InvalidRequest):
+    code = "coupon_max_uses_reached"
+    text = "This coupon was redeemed as often as it may be."
+
+
 class Unauthenticated(GatewayError):
     status, type, code = 401, "authentication_error", "invalid_api_key"
     text = "The API key is missing or not valid."
@@ -190,6 +221,23 @@ class AccountClosed(InsufficientScope):
     text = "The account was suspended or deleted."
 
 
+class TrialNotAvailable(InsufficientScope):
+    code = "trial_not_available"
+    text = "There is no trial for this account."
+
+
+class TrialExpired(InsufficientScope):
+    code = "trial_expired"
+    text = "The trial is over. Add credits to go on."
+
+    def headers(self) -> dict[str, str]:
+        return {
+            **super().headers(),
+            "x-trial-expired": "true",
+            "x-trial-end-date": str(self.metadata.get("trial_end_date")),
+        }
+
+
 class NotFound(GatewayError):
     status, type, code = 404, "invalid_request_error", "not_found"
     text = "There is nothing at this address."
@@ -198,6 +246,11 @@ class NotFound(GatewayError):
 class ModelNotFound(NotFound):
     code = "model_not_found"
     text = "There is no such model."
+
+
+class CouponNotFound(NotFound):
+    code = "coupon_not_found"
+    text = "There is no such coupon."
 
 
 class MethodNotAllowed(GatewayError):
@@ -223,6 +276,21 @@ class NoSavedCard(Conflict):
     text = "There is no saved card. Pay once with `save_card`, or save one in the customer portal."
 
 
+class TrialAlreadyUsed(Conflict):
+    code = "trial_already_used"
+    text = "A trial was started with this account or one of its identities before."
+
+
+class CouponAlreadyRedeemed(Conflict):
+    code = "coupon_already_redeemed"
+    text = "You have redeemed this coupon."
+
+
+class CouponBonusWaiting(Conflict):
+    code = "coupon_bonus_waiting"
+    text = "Another bonus waits for your next top-up."
+
+
 class PayloadTooLarge(GatewayError):
     status, type, code = 413, "invalid_request_error", "payload_too_large"
     text = "The request's body is too large."
@@ -246,6 +314,11 @@ class RateLimitExceeded(GatewayError):
 class ConcurrencyLimitExceeded(RateLimitExceeded):
     code = "concurrency_limit_exceeded"
     text = "Too many requests at once."
+
+
+class PlanLimitExceeded(RateLimitExceeded):
+    code = "plan_limit_exceeded"
+    text = "The plan's limit for this day or month is used up."
 
 
 class ProviderRateLimited(RateLimitExceeded):

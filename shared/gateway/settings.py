@@ -94,6 +94,8 @@ class Settings(msgspec.Struct, frozen=True):
     stripe: StripeSettings | None
     return_hosts: tuple[str, ...]
     """Hosts that a payment page may send its user back to, beside PUBLIC_URL's."""
+    trial_blocked_domains: tuple[str, ...]
+    """E-mail domains whose users get no trial: those of addresses to throw away."""
     alerts: AlertSettings
     audit_retention_days: int
     aws: aws.Account
@@ -141,7 +143,8 @@ def load(environ: Mapping[str, str]) -> Settings:
         supabase_auth_url=_address(names, "SUPABASE_AUTH_URL"),
         leak_keys_url=_address(names, "LEAK_KEYS_URL") or GITHUB_SCANNER_KEYS,
         stripe=_stripe(names),
-        return_hosts=tuple(filter(None, names.get("RETURN_HOSTS", "").split(","))),
+        return_hosts=_listed(names, "RETURN_HOSTS"),
+        trial_blocked_domains=_listed(names, "TRIAL_BLOCKED_DOMAINS"),
         alerts=_alerts(names),
         audit_retention_days=_days(names, "AUDIT_RETENTION_DAYS", least=90, default=400),
         aws=account,
@@ -151,6 +154,10 @@ def load(environ: Mapping[str, str]) -> Settings:
 def _secret(names: Mapping[str, str], name: str) -> Secret | None:
     value = names.get(name)
     return Secret(value) if value else None
+
+
+def _listed(names: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(entry.strip().lower() for entry in names.get(name, "").split(",") if entry.strip())
 
 
 def _peppers(ring: str) -> dict[str, Secret]:

@@ -6,7 +6,7 @@ set local role gateway_owner;
 drop schema api cascade;
 create schema api;
 grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_catalog, gateway_account, gateway_admin,
-  gateway_health, gateway_jobs, gateway_billing, gateway_stripe;
+  gateway_health, gateway_jobs, gateway_billing, gateway_stripe_webhook, gateway_trials;
 \ir audit.sql
 \ir rate_limits.sql
 \ir keys.sql
@@ -24,6 +24,7 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir provider_keys.sql
 \ir administration.sql
 \ir plans.sql
+\ir trials.sql
 \ir coupons.sql
 \ir referrals.sql
 \ir top_ups.sql

@@ -144,6 +144,7 @@ begin
     raise exception using errcode = 'PT402', message = 'in_flight_budget',
       detail = '{"limit_source": "in_flight", "retry_after_ms": 1000}';
   end if;
+  perform api.refuse_ended_trial(purse.id);
   raise exception using errcode = 'PT402', message = 'insufficient_credits', detail = '{"limit_source": "balance"}';
 end $$;
 

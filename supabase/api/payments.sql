@@ -56,7 +56,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     union all select * from gateway.payments x where x.intent_id = find_payment.intent_id
     union all select * from gateway.payments x where x.invoice_id = find_payment.invoice_id) p limit 1
 $$;
-grant execute on function api.find_payment to gateway_billing, gateway_stripe, gateway_jobs, service_role;
+grant execute on function api.find_payment to gateway_billing, gateway_stripe_webhook, gateway_jobs, service_role;
 
 -- A user's payments, the last first, those before `cursor`.
 create function api.payments_of(user_id bigint, cursor bigint, most integer)
@@ -98,7 +98,7 @@ begin
   perform api.end_events(event_ids, p.id, p.status);
   return api.payment_shown(p);
 end $$;
-grant execute on function api.record_payment to gateway_billing, gateway_stripe, gateway_jobs, service_role;
+grant execute on function api.record_payment to gateway_billing, gateway_stripe_webhook, gateway_jobs, service_role;
 
 -- Locks the users whom a payment concerns, in the order of their ids.
 create function api.lock_parties(payment_id bigint)
@@ -140,7 +140,7 @@ begin
                           case p.kind when 'subscription' then 'subscription' else 'paid' end,
                           'payment ' || p.id, actor, p.id, pay_out.ends_at);
   end if;
-  perform api.add_bonus(p), api.reward_referral(p);
+  perform api.leave_trial(p.user_id, actor), api.add_bonus(p), api.reward_referral(p);
 end $$;
 
 -- Takes back what a payment credited, in proportion to what went back of it (rounded up, to us), and freezes the rest while somebody
@@ -215,7 +215,7 @@ begin
   end if;
   return api.payment_shown(p);
 end $$;
-grant execute on function api.open_invoice to gateway_stripe, gateway_jobs, service_role;
+grant execute on function api.open_invoice to gateway_stripe_webhook, gateway_jobs, service_role;
 
 -- What of a payment could be refunded without taking back what was spent: {payment_id, user_id, version, amount_cents, refunded_cents,
 -- unused_cents}; raises 404 for a payment that was not paid.
@@ -248,7 +248,7 @@ returns jsonb language sql security definer set search_path = '' as $$
   select jsonb_build_object('is_done', coalesce(
     (select e.worked_at is not null from gateway.stripe_events e where e.id = receive_event.id), false))
 $$;
-grant execute on function api.receive_event to gateway_stripe, gateway_jobs, service_role;
+grant execute on function api.receive_event to gateway_stripe_webhook, gateway_jobs, service_role;
 
 -- Ends events, with what came of them.
 create function api.end_events(event_ids jsonb, payment_id bigint, outcome text)
@@ -263,7 +263,7 @@ create function api.pass_event(event_id text, outcome text)
 returns jsonb language sql security definer set search_path = '' as $$
   select '{}'::jsonb from api.end_events(jsonb_build_array(pass_event.event_id), null, pass_event.outcome)
 $$;
-grant execute on function api.pass_event to gateway_stripe, gateway_jobs, service_role;
+grant execute on function api.pass_event to gateway_stripe_webhook, gateway_jobs, service_role;
 
 -- Leases events that are due and were not worked on, for two minutes: [{id, type, object_id, payment_id, tries}]. Each try waits twice
 -- as long as the one before, an hour at most; after 80 tries, three days, one is left for the operator, who sees it in the monitor.

@@ -1,13 +1,21 @@
--- Requests and tokens per minute by GCRA (a leaky bucket as a meter), per user and per key.
+-- Requests and tokens per minute by GCRA (a leaky bucket as a meter), per user and per key; by UTC day and month per user, in the
+-- same row.
+
+-- What a UTC day may have, and a period (the month, or a trial) that began on the day `since` and ends at `until`: requests, then
+-- tokens; null for no limit.
+create type api.caps as (day_requests bigint, day_tokens bigint, month_requests bigint, month_tokens bigint, since date, until timestamptz);
 
 -- Takes one request and `tokens` tokens from a bucket and says what is left; raises 429 and takes nothing when it is full.
--- A full bucket admits its whole limit at once and refills evenly: any t seconds admit at most limit * (1 + t / 60).
-create function api.take(scope text, id bigint, requests_per_minute integer, tokens_per_minute bigint, tokens bigint)
+-- A full bucket admits its whole limit at once and refills evenly: any t seconds admit at most limit * (1 + t / 60). A day or a month
+-- whose tokens are not used up admits one more request, however long it is.
+create function api.take(scope text, id bigint, requests_per_minute integer, tokens_per_minute bigint, tokens bigint, caps api.caps)
 returns jsonb language plpgsql as $$
 #variable_conflict use_column
 declare
   minute constant interval := '1 minute';
   at constant timestamptz := clock_timestamp();
+  today constant date := (at at time zone 'utc')::date;
+  this_month constant date := coalesce((take.caps).since, date_trunc('month', today)::date);
   request_step constant interval := make_interval(secs => coalesce(60.0 / take.requests_per_minute, 0));
   -- more tokens than the limit are admitted when the bucket is empty, or they never would be
   token_step constant interval := make_interval(
@@ -15,18 +23,45 @@ declare
   requests_used interval;
   tokens_used interval;
 begin
-  insert into gateway.rate_limit_buckets as b (scope, id, requests_tat, tokens_tat)
-  values (take.scope, take.id, at + request_step, at + token_step)
+  insert into gateway.rate_limit_buckets as b (scope, id, requests_tat, tokens_tat, day, day_requests, day_tokens, month, month_requests,
+                                               month_tokens)
+  values (take.scope, take.id, at + request_step, at + token_step, today, 1, take.tokens, this_month, 1, take.tokens)
   on conflict (scope, id) do update
-    set requests_tat = greatest(b.requests_tat, at) + request_step, tokens_tat = greatest(b.tokens_tat, at) + token_step
-    where (take.requests_per_minute is null or greatest(b.requests_tat, at) + request_step <= at + minute)
+    set requests_tat = greatest(b.requests_tat, at) + request_step, tokens_tat = greatest(b.tokens_tat, at) + token_step,
+        day = today, day_requests = case when b.day = today then b.day_requests else 0 end + 1,
+        day_tokens = case when b.day = today then b.day_tokens else 0 end + take.tokens,
+        month = this_month, month_requests = case when b.month = this_month then b.month_requests else 0 end + 1,
+        month_tokens = case when b.month = this_month then b.month_tokens else 0 end + take.tokens
+    where (take.caps is null or b.day <> today or ((b.day_requests < (take.caps).day_requests) is not false
+                                                   and (b.day_tokens < (take.caps).day_tokens) is not false))
+      and (take.caps is null or b.month <> this_month or ((b.month_requests < (take.caps).month_requests) is not false
+                                                          and (b.month_tokens < (take.caps).month_tokens) is not false))
+      and (take.requests_per_minute is null or greatest(b.requests_tat, at) + request_step <= at + minute)
       and (take.tokens_per_minute is null or greatest(b.tokens_tat, at) + token_step <= at + minute)
   returning b.requests_tat - at, b.tokens_tat - at into requests_used, tokens_used;
   if not found then
+    perform api.refuse_plan(take.id, take.caps, today, this_month, at);
     perform api.refuse_rate(take.scope, take.id, take.requests_per_minute, take.tokens_per_minute, request_step, token_step, at);
   end if;
   return jsonb_build_object(
     'requests', api.level(take.requests_per_minute, requests_used), 'tokens', api.level(take.tokens_per_minute, tokens_used));
+end $$;
+
+-- Raises the 429 of a day or a month that is used up, with the time until the next one.
+create function api.refuse_plan(user_id bigint, caps api.caps, today date, this_month date, at timestamptz)
+returns void language plpgsql as $$
+declare b gateway.rate_limit_buckets; used_up text; ends timestamptz;
+begin
+  select * into b from gateway.rate_limit_buckets x where x.scope = 'user' and x.id = refuse_plan.user_id;
+  used_up := case when b.month = this_month and b.month_requests >= caps.month_requests then 'monthly_requests'
+                  when b.month = this_month and b.month_tokens >= caps.month_tokens then 'monthly_tokens'
+                  when b.day = today and b.day_requests >= caps.day_requests then 'daily_requests'
+                  when b.day = today and b.day_tokens >= caps.day_tokens then 'daily_tokens' end;
+  if used_up is not null then
+    ends := case when used_up like 'monthly%' then caps.until else (today + 1)::timestamp at time zone 'utc' end;
+    raise exception using errcode = 'PT429', message = 'plan_limit_exceeded', detail = jsonb_build_object(
+      'scope', 'plan', 'limit', used_up, 'retry_after_ms', ceil(1000 * extract(epoch from ends - at)))::text;
+  end if;
 end $$;
 
 -- Raises the 429 of a full bucket, with the true time after which the same request would pass.
@@ -57,19 +92,21 @@ $$;
 
 -- The limits of a user, and of a key where it has further ones: a row each, the user's first.
 create function api.limits_of(user_id bigint, key_id bigint)
-returns table (scope text, id bigint, requests_per_minute integer, tokens_per_minute bigint, concurrency integer)
+returns table (scope text, id bigint, requests_per_minute integer, tokens_per_minute bigint, concurrency integer, caps api.caps)
 language sql stable rows 2 as $$
   select 'user', limits_of.user_id, coalesce(own.requests_per_minute, p.requests_per_minute),
-         coalesce(own.tokens_per_minute, p.tokens_per_minute), coalesce(own.concurrency, p.concurrency)
-    from gateway.plans p
+         coalesce(own.tokens_per_minute, p.tokens_per_minute), coalesce(own.concurrency, p.concurrency),
+         row(p.daily_request_limit, p.daily_token_limit, p.monthly_request_limit, p.monthly_token_limit,
+             case p.plan_type when 'trial' then (a.started_at at time zone 'utc')::date else m.since end,
+             case p.plan_type when 'trial' then a.ends_at else (m.since + interval '1 month') at time zone 'utc' end)::api.caps
+    from (select date_trunc('month', clock_timestamp() at time zone 'utc')::date as since) m
+    left join gateway.user_plans a on a.user_id = limits_of.user_id and a.status = 'active'
+                                  and (a.ends_at is null or a.ends_at > clock_timestamp())
+    join gateway.plans p on p.id = coalesce(a.plan_id, (select d.id from gateway.plans d where d.is_default))
     left join gateway.rate_limit_configs own on own.user_id = limits_of.user_id and own.key_id is null
                                             and (own.expires_at is null or own.expires_at > clock_timestamp())
-   where p.id = coalesce((select a.plan_id from gateway.user_plans a
-                           where a.user_id = limits_of.user_id and a.status = 'active'
-                             and (a.ends_at is null or a.ends_at > clock_timestamp())),
-                         (select d.id from gateway.plans d where d.is_default))
   union all
-  select 'key', limits_of.key_id, c.requests_per_minute, c.tokens_per_minute, c.concurrency
+  select 'key', limits_of.key_id, c.requests_per_minute, c.tokens_per_minute, c.concurrency, null
     from gateway.rate_limit_configs c where c.user_id = limits_of.user_id and c.key_id = limits_of.key_id
      and (c.expires_at is null or c.expires_at > clock_timestamp())
 $$;
@@ -78,7 +115,7 @@ $$;
 create function api.rate_limits(user_id bigint)
 returns jsonb language sql stable security definer set search_path = '' as $$
   select jsonb_build_object(
-    'user', (select to_jsonb(l) - array['scope', 'id'] from api.limits_of(rate_limits.user_id, 0) l where l.scope = 'user'),
+    'user', (select to_jsonb(l) - array['scope', 'id', 'caps'] from api.limits_of(rate_limits.user_id, 0) l where l.scope = 'user'),
     'keys', coalesce((select jsonb_agg(to_jsonb(c) - array['id', 'user_id'] || jsonb_build_object('key_name', k.name) order by k.id)
                         from gateway.rate_limit_configs c join gateway.api_keys k on k.id = c.key_id
                        where c.user_id = rate_limits.user_id and k.status <> 'revoked'
@@ -92,7 +129,7 @@ returns jsonb language plpgsql stable security definer set search_path = '' as $
 begin
   perform api.key_of(key_limits.key_id, key_limits.user_id);
   return jsonb_build_object('key_id', key_limits.key_id) || (
-    select jsonb_build_object('user', null, 'key', null) || jsonb_object_agg(l.scope, to_jsonb(l) - array['scope', 'id'])
+    select jsonb_build_object('user', null, 'key', null) || jsonb_object_agg(l.scope, to_jsonb(l) - array['scope', 'id', 'caps'])
       from api.limits_of(key_limits.user_id, key_limits.key_id) l);
 end $$;
 grant execute on function api.key_limits to gateway_account, service_role;
@@ -161,7 +198,7 @@ begin
   perform api.audit(actor, 'limits.set', coalesce('key:' || set_limits.key_id, 'user:' || set_limits.user_id), set_limits.user_id,
                     was - array['id', 'user_id', 'key_id'],
                     set_limits.limits || jsonb_build_object('expires_at', set_limits.expires_at));
-  return (select jsonb_build_object('user', null, 'key', null) || jsonb_object_agg(l.scope, to_jsonb(l) - array['scope', 'id'])
+  return (select jsonb_build_object('user', null, 'key', null) || jsonb_object_agg(l.scope, to_jsonb(l) - array['scope', 'id', 'caps'])
             from api.limits_of(set_limits.user_id, coalesce(set_limits.key_id, 0)) l);
 end $$;
 grant execute on function api.set_limits to gateway_admin, service_role;
@@ -176,10 +213,12 @@ returns void language sql as $$
        for no key update skip locked
   )
   update gateway.rate_limit_buckets b
-     set tokens_tat = b.tokens_tat + make_interval(secs =>
-           60.0 * (correct_tokens.used - least(correct_tokens.taken, l.tokens_per_minute)) / l.tokens_per_minute)
+     set tokens_tat = case when l.tokens_per_minute is null then b.tokens_tat else b.tokens_tat + make_interval(secs =>
+           60.0 * (correct_tokens.used - least(correct_tokens.taken, l.tokens_per_minute)) / l.tokens_per_minute) end,
+         day_tokens = greatest(0, b.day_tokens + correct_tokens.used - correct_tokens.taken),
+         month_tokens = greatest(0, b.month_tokens + correct_tokens.used - correct_tokens.taken)
     from mine join api.limits_of(correct_tokens.user_id, correct_tokens.key_id) l using (scope, id)
-   where b.scope = mine.scope and b.id = mine.id and l.tokens_per_minute is not null
+   where b.scope = mine.scope and b.id = mine.id and not (l.tokens_per_minute is null and l.caps is null)
 $$;
 
 -- Takes from the user's bucket and then from the key's, after checking how many requests run at once (leases are holds
@@ -190,7 +229,7 @@ returns jsonb language plpgsql as $$
 declare l record; running bigint; level jsonb; tightest jsonb;
 begin
   for l in select * from api.limits_of(admit.user_id, admit.key_id) loop
-    level := api.take(l.scope, l.id, l.requests_per_minute, l.tokens_per_minute, admit.tokens);
+    level := api.take(l.scope, l.id, l.requests_per_minute, l.tokens_per_minute, admit.tokens, l.caps);
     if tightest is null
        or (level #>> '{requests,remaining}')::numeric < coalesce((tightest #>> '{requests,remaining}')::numeric, 'infinity') then
       tightest := level;

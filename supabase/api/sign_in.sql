@@ -75,6 +75,7 @@ begin
                     jsonb_build_object('name', 'default', 'scopes', scopes));
   insert into gateway.outbox (event, payload) values ('user.created',
     note || jsonb_build_object('user_id', created, 'provider', identity ->> 'provider'));
+  perform api.attribute(created, note ->> 'referral_code');
   return created;
 end $$;
 

@@ -15,7 +15,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
   select jsonb_build_object('version', coalesce(
     (select s.version from gateway.subscriptions s where s.id = subscription_version.subscription_id), 0))
 $$;
-grant execute on function api.subscription_version to gateway_billing, gateway_stripe, gateway_jobs, service_role;
+grant execute on function api.subscription_version to gateway_billing, gateway_stripe_webhook, gateway_jobs, service_role;
 
 -- Records a subscription {status, plan_id, period_end, cancel_at_period_end} as Stripe says, read after `version` was, and ends the
 -- events `event_ids`: an active one gives the user its plan, one that has ended the default plan. Returns it, or {stale}. Raises 409
@@ -47,7 +47,7 @@ begin
   perform api.end_events(event_ids, null, 'subscription ' || s.status);
   return to_jsonb(s);
 end $$;
-grant execute on function api.record_subscription to gateway_billing, gateway_stripe, gateway_jobs, service_role;
+grant execute on function api.record_subscription to gateway_billing, gateway_stripe_webhook, gateway_jobs, service_role;
 
 -- A plan that can be subscribed to {plan_id, name, monthly_price_cents}; raises 404 for one that is not there or not sold, and 400 for
 -- one that costs nothing.

@@ -3,7 +3,7 @@
 do $$ begin
   if not exists (select from pg_roles where rolname = 'gateway_billing') then
     create role gateway_billing nologin;
-    create role gateway_stripe nologin;
+    create role gateway_stripe_webhook nologin;
   end if;
 end $$;
 

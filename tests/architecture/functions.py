@@ -15,6 +15,8 @@ ENVIRONMENT = {
     "DATABASE_URL": "postgresql://gateway@127.0.0.1:1/gateway",
     "KEY_PEPPERS": "v1:a-pepper-for-tests-only",
     "AWS_REGION": "us-east-1",
+    "STRIPE_SECRET_KEY": "sk_test_only",
+    "STRIPE_WEBHOOK_SECRET": "whsec_only_for_tests",
 }
 
 ROUTES = """

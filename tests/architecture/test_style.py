@@ -129,7 +129,9 @@ def test_only_named_roles_may_call_an_sql_function() -> None:
     grants = dict(re.findall(r"grant execute on function api\.(\w+)(?:\([^)]*\))? to ([\w, \n]+);", text))
     assert grants.keys() <= defined
     roles = {role.strip() for listed in grants.values() for role in listed.split(",")}
-    groups = ("account", "admin", "auth", "catalog", "chat", "health", "jobs")
+    groups = (
+        "account", "admin", "auth", "billing", "catalog", "chat", "health", "jobs", "stripe_webhook", "trials"
+    )  # fmt: skip
     assert roles <= {"service_role", *(f"gateway_{group}" for group in groups)}
 
 

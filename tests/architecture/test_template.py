@@ -22,9 +22,12 @@ HTTP_FUNCTIONS = {
     "AccountFunction",
     "AdminFunction",
     "AuthFunction",
+    "BillingFunction",
     "CatalogFunction",
     "ChatFunction",
     "HealthFunction",
+    "StripeWebhookFunction",
+    "TrialsFunction",
 }
 type Resource = dict[str, Any]
 

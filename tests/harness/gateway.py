@@ -33,6 +33,7 @@ from local import seed
 from local.aws_lambda import LocalLambda
 from stripe_webhook.handler import app as stripe_webhook
 from tests.harness.builders import dump
+from trials.handler import app as trials
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
@@ -50,8 +51,10 @@ CANARY = "kanari-0f6e1d"
 """Stands for a secret: it is where nobody may read it."""
 GROUPS = {
     "/v1/models": catalog, "/v1/credits": account, "/v1/key": account, "/user": account, "/auth": auth,
-    "/admin": admin, "/create": admin, "/health": health, "/ping": health, "/api/stripe/webhook": stripe_webhook,
-    "/api/stripe": billing, "/trials/convert": billing, "/user/plan": billing, "/user/auto-top-up": billing,
+    "/coupons": account, "/referral": account, "/admin": admin, "/create": admin, "/plans/assign": admin,
+    "/health": health, "/ping": health, "/api/stripe/webhook": stripe_webhook, "/api/stripe": billing,
+    "/plans": billing,
+    "/user/plan": billing, "/user/auto-top-up": billing, "/trials/convert": billing, "/trial": trials,
 }  # fmt: skip
 PROVIDER_KEY = "a-key-of-the-gateways-own-with-a-provider"
 GPT = "openai/gpt-4o-mini"
