@@ -27,6 +27,7 @@ from local import postgres, postgrest, schema
 from local.aws_lambda import LocalLambda
 from local.home import Home
 from local.privy import Privy
+from local.stripe import Stripe
 
 ROOT = Path(__file__).parent.parent
 DATABASE = "gateway"
@@ -35,6 +36,7 @@ FIRST_DATABASE_PORT = 54320
 TRIED_PORTS = 50
 PASSED_ON = (
     "OPENROUTER_", "PORTKEY_", "FEATHERLESS_", "CHUTES_", "PRIVY_", "SUPABASE_AUTH_", "ALERT_", "PAUSE_KEYS_ON_ALERT",
+    "STRIPE_", "PUBLIC_URL", "RETURN_HOSTS", "TRIAL_BLOCKED_DOMAINS",
     "AUDIT_RETENTION_DAYS",
 )  # fmt: skip
 
@@ -45,7 +47,7 @@ SIGN_IN = """Sign in as a user of your own application does:
     'import json, sys; print(json.load(sys.stdin)["identity_token"])')
   curl $GATEWAY_URL/auth/privy -H "Content-Type: application/json" -d "{\\"token\\": \\"$TOKEN\\"}"
 
-and go on with docs/accounts.md.
+and go on with docs/accounts.md and docs/money.md.
 """
 
 
@@ -65,7 +67,11 @@ async def main(folder: Path) -> None:
         keys = await _prepared(home, operator_url)
         transport = await stack.enter_async_context(_transport(home, operator_url, functions_url))
         issuer = await stack.enter_async_context(_issuer())
-        address = await stack.enter_async_context(_gateway(home, _environment(home) | transport | issuer))
+        stripe = await stack.enter_async_context(_stripe())
+        paid = stripe.settings() if stripe else {}
+        address = await stack.enter_async_context(_gateway(home, _environment(home) | transport | issuer | paid))
+        if stripe:
+            stripe.webhook = f"{address}/api/stripe/webhook"
         env = {"GATEWAY_URL": address, "OPENAI_BASE_URL": f"{address}/v1", **keys, "DATABASE_URL": operator_url}
         if issuer:
             env["GATEWAY_SIGN_IN"] = issuer["PRIVY_BASE_URL"]
@@ -113,6 +119,7 @@ async def _prepared(home: Home, url: str) -> dict[str, str]:
         await seed.models(url)
         return {name: kept[name] for name in ("OPENAI_API_KEY", "GATEWAY_ADMIN_KEY")}
     seeded = await seed.seed(url)
+    await seed.offers(url)
     return {"OPENAI_API_KEY": seeded.customer_key, "GATEWAY_ADMIN_KEY": seeded.admin_key}
 
 
@@ -121,7 +128,8 @@ def _environment(home: Home) -> dict[str, str]:
     given = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     pepper = f"v1:{home.secret('KEY_PEPPER')}"
     sealing_key = base64.urlsafe_b64encode(bytes.fromhex(home.secret("SEALING_KEY"))).decode()
-    secrets = {"KEY_PEPPERS": pepper, "SEALING_KEYS": sealing_key, "CORE_SECRET_ARN": "", "PROVIDERS_SECRET_ARN": ""}
+    arns = dict.fromkeys(("CORE_SECRET_ARN", "PROVIDERS_SECRET_ARN", "BILLING_SECRET_ARN"), "")
+    secrets = {"KEY_PEPPERS": pepper, "SEALING_KEYS": sealing_key, **arns}
     return {"STAGE": "dev", **secrets, **given}
 
 
@@ -146,6 +154,17 @@ async def _issuer() -> AsyncIterator[dict[str, str]]:
     privy = Privy()
     async with _served(privy.app) as address:
         yield privy.settings(address)
+
+
+@asynccontextmanager
+async def _stripe() -> AsyncIterator[Stripe | None]:
+    """Stripe in its fake's place; none where the environment has a key of the real one's."""
+    if os.environ.get("STRIPE_SECRET_KEY"):
+        yield None
+        return
+    account = Stripe()
+    async with _served(account.app) as account.address:
+        yield account
 
 
 @asynccontextmanager

@@ -32,6 +32,22 @@ async def models(url: str) -> None:
         await connection.close()
 
 
+async def offers(url: str) -> None:
+    """What an operator would decide: a trial, a reward for referrals, and a plan to subscribe to."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("update gateway.trial_terms set credit_nano = 1000000000")
+        await connection.execute(
+            "update gateway.referral_terms set referrer_nano = 5000000000, referee_nano = 2000000000"
+        )
+        await connection.execute(
+            "insert into gateway.plans (name, description, monthly_price_cents, allowance_nano, requests_per_minute)"
+            " values ('pro', 'For a team', 2000, 25000000000, 1200) on conflict do nothing"
+        )
+    finally:
+        await connection.close()
+
+
 async def is_seeded(url: str) -> bool:
     """Whether a database has the developer's user."""
     connection = await asyncpg.connect(url)

@@ -43,8 +43,13 @@ async def get_transactions(
     until: Annotated[Moment | None, Query(alias="to")] = None,
     limit: Limit = 50,
     cursor: Cursor | None = None,
+    form: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
 ) -> Response:
-    """List what came and went, the newest first; all of it adds up to the balance."""
+    """List what came and went, the newest first; all of it adds up to the balance. A CSV has all of a range at once."""
+    if form == "csv":
+        found = await activity.statement(caller.user_id, kind=kind, since=since, until=until)
+        headers = {"content-disposition": 'attachment; filename="statement.csv"'}
+        return Response(found, headers=headers, media_type="text/csv; charset=utf-8")
     page = await activity.transactions(caller.user_id, cursor=cursor, most=limit, kind=kind, since=since, until=until)
     following = page[-1]["id"] if len(page) == limit else None
     return json_answer({"success": True, "transactions": page, "count": len(page), "next_cursor": following})

@@ -6,10 +6,12 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from gateway import database
+from gateway import database, spreadsheet
 from gateway.errors import InvalidRequest
 from gateway.money import number, show
 
+MOST_IN_STATEMENT = 10_000
+"""Entries that one statement may have; a longer one is asked for by parts of its time."""
 SUMS = ("requests", "prompt_tokens", "completion_tokens", "cost_nano", "byok_nano")
 
 type Row = dict[str, Any]
@@ -65,6 +67,17 @@ async def transactions(user_id: int, *, cursor: int | None, most: int, **filters
         }
         for row in found
     ]
+
+
+async def statement(user_id: int, **filters: Any) -> str:
+    """A user's ledger as CSV (RFC 4180), the newest first. Raises InvalidRequest for more than 10,000 entries."""
+    found = await transactions(user_id, cursor=None, most=MOST_IN_STATEMENT + 1, **filters)
+    if len(found) > MOST_IN_STATEMENT:
+        raise InvalidRequest(
+            f"The range has more than {MOST_IN_STATEMENT} entries. Ask for a part of it.", param="from"
+        )
+    names = ("id", "created_at", "transaction_type", "amount_usd", "reference", "description")
+    return spreadsheet.csv_of(names, ([row[name] for name in names] for row in found))
 
 
 def _priced(row: Row) -> Row:

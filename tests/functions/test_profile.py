@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -77,6 +79,10 @@ async def test_the_statement_adds_up(gateway: InProcess):
         )
     assert sum(Decimal(each["amount_usd"]) * NANO for each in seen) == await gateway.balance()
     assert [each["transaction_type"] for each in seen] == ["usage", "usage", "usage", "grant"]
+    sheet = await gateway.client.get("/user/credit-transactions?format=csv", headers=gateway.headers())
+    rows = list(csv.DictReader(io.StringIO(sheet.text)))
+    assert [row["reference"] for row in rows] == [each["reference"] for each in seen]
+    assert sum(Decimal(row["amount_usd"]) * NANO for row in rows) == await gateway.balance()
     grants = await shown(gateway, "/user/credit-transactions?kind=grant")
     assert [each["transaction_type"] for each in grants["transactions"]] == ["grant"]
     none = await shown(gateway, "/user/credit-transactions?to=2020-01-01T00:00:00")

@@ -33,7 +33,10 @@ PROGRAM = "import asyncio, pathlib, sys; from local.__main__ import main; asynci
 @contextmanager
 def running(folder: Path, **variables: str) -> Iterator[dict[str, str]]:
     """The program, and what it told the shell; at the end of the block Ctrl-C."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "PORT")}
+    # what the tests' own settings are is nothing that a developer has
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_URL", "PORT", "STRIPE_"))
+    }
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", PROGRAM, str(folder)],
         cwd=ROOT,
@@ -127,16 +130,16 @@ def test_port_chooses_the_port(tmp_path: Path, unused_tcp_port: int):
         assert env["OPENAI_BASE_URL"] == f"http://127.0.0.1:{unused_tcp_port}/v1"
 
 
-async def test_the_tour_of_accounts_is_as_the_page_says(tmp_path: Path):
-    """Every command of docs/accounts.md, in one shell."""
-    tour = "\n".join(
-        re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / "accounts.md").read_text(), re.MULTILINE | re.DOTALL)
-    )
+@pytest.mark.parametrize("page", ["accounts", "money"])
+async def test_a_tour_is_as_its_page_says(tmp_path: Path, page: str):
+    """Every command of the page, in one shell."""
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    tour = "\n".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
     with running(tmp_path / "home") as env:
         tour = tour.replace(". .gateway/env", f". {tmp_path}/home/env").replace(".venv/bin/python", sys.executable)
         shell = await asyncio.to_thread(in_bash, tour)
         assert shell.returncode == 0, shell.stdout[-2000:] + shell.stderr[-2000:]
         answers = [json.loads(line) for line in shell.stdout.splitlines() if line.startswith("{")]
-        assert len(answers) > 40
+        assert len(answers) > 15
         assert all(answer.get("success", True) for answer in answers)
         assert await violations(env) == 0
