@@ -11,6 +11,11 @@ type Object = dict[str, Any]
 API_VERSION = "2026-10-28.endive"
 DAY_S = 24 * 3600
 MONTH_S = 30 * DAY_S
+WITHOUT = {
+    "refund": ("livemode",), "subscription_item": ("livemode",), "line_item": ("created",),
+    "invoice_payment": ("metadata",), "balance_transaction": ("livemode", "metadata"), "event": ("metadata",),
+}  # fmt: skip
+"""Kinds of objects that lack what the others have."""
 
 
 def an_id(prefix: str) -> str:
@@ -19,14 +24,9 @@ def an_id(prefix: str) -> str:
 
 
 def _base(kind: str, prefix: str, **members: Any) -> Object:
-    return {
-        "id": an_id(prefix),
-        "object": kind,
-        "created": int(time.time()),
-        "livemode": False,
-        "metadata": {},
-        **members,
-    }
+    """What nearly every object has."""
+    made = {"id": an_id(prefix), "object": kind, "created": int(time.time()), "livemode": False, "metadata": {}}
+    return {name: value for name, value in {**made, **members}.items() if name not in WITHOUT.get(kind, ())}
 
 
 def listed(url: str, data: list[Object], *, has_more: bool = False) -> Object:
