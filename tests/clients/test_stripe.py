@@ -83,5 +83,5 @@ def test_an_object_is_as_the_official_client_has_it(kind: Any):
 
 def test_a_member_that_stripe_does_not_have_is_seen():
     assert _members({**INTENT, "amount_paid": 5}, stripe.PaymentIntent, "x") == ["x.amount_paid"]
-    assert _members({**INTENT, "status": "paid"}, stripe.PaymentIntent, "x") == ["x.status: 'paid'"]
+    assert _members({**INTENT, "status": "paid"}, stripe.PaymentIntent, "x")[0].startswith("x.status: 'paid'")
     assert _members({**INTENT, "amount": "5"}, stripe.PaymentIntent, "x") != []
