@@ -17,5 +17,6 @@ pytest_plugins = [
     "tests.harness.builders",
     "tests.harness.gateway",
     "tests.harness.issuer",
+    "tests.harness.mailbox",
     "tests.harness.upstream",
 ]

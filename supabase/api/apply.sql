@@ -23,9 +23,9 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir accounts.sql
 \ir provider_keys.sql
 \ir administration.sql
+\ir outbox.sql
 \ir usage.sql
 \ir alerts.sql
-\ir outbox.sql
 \ir health.sql
 notify pgrst, 'reload schema';
 commit;

@@ -47,8 +47,8 @@ NOBODY = f"postgresql://gateway:{DATABASE_PASSWORD}@127.0.0.1:1/gateway"
 CANARY = "kanari-0f6e1d"
 """Stands for a secret: it is where nobody may read it."""
 GROUPS = {
-    "/v1/models": catalog, "/v1/credits": account, "/v1/key": account, "/user": account, "/auth": auth,
-    "/admin": admin, "/create": admin, "/health": health, "/ping": health,
+    "/v1/models": catalog, "/v1/credits": account, "/v1/key": account, "/user": account, "/unsubscribe": account,
+    "/auth": auth, "/admin": admin, "/create": admin, "/health": health, "/ping": health,
 }  # fmt: skip
 PROVIDER_KEY = "a-key-of-the-gateways-own-with-a-provider"
 GPT = "openai/gpt-4o-mini"
