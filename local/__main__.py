@@ -4,7 +4,8 @@ A Postgres (yours with DATABASE_URL, else one of its own), the schema, a custome
 of template.yaml in processes of its own behind a local API Gateway. PORT chooses the port, TRANSPORT=supabase sends the
 functions' database calls through an RPC door as they would go to Supabase. Provider keys in the environment
 (OPENROUTER_API_KEY and the like) are used; without any, the sandbox answers. PRIVY_APP_ID and SUPABASE_AUTH_URL in the
-environment are who signs users in; without either, an issuer of our own is.
+environment are who signs users in; without either, an issuer of our own is. Mails go to a mailbox here, unless
+RESEND_API_KEY and MAIL_FROM are in the environment.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from local import postgres, postgrest, schema
 from local.aws_lambda import LocalLambda
 from local.home import Home
 from local.privy import Privy
+from local.resend import Resend
 
 ROOT = Path(__file__).parent.parent
 DATABASE = "gateway"
@@ -35,7 +37,7 @@ FIRST_DATABASE_PORT = 54320
 TRIED_PORTS = 50
 PASSED_ON = (
     "OPENROUTER_", "PORTKEY_", "FEATHERLESS_", "CHUTES_", "PRIVY_", "SUPABASE_AUTH_", "ALERT_", "PAUSE_KEYS_ON_ALERT",
-    "AUDIT_RETENTION_DAYS",
+    "AUDIT_RETENTION_DAYS", "RESEND_", "MAIL_FROM", "API_URL",
 )  # fmt: skip
 
 
@@ -65,10 +67,13 @@ async def main(folder: Path) -> None:
         keys = await _prepared(home, operator_url)
         transport = await stack.enter_async_context(_transport(home, operator_url, functions_url))
         issuer = await stack.enter_async_context(_issuer())
-        address = await stack.enter_async_context(_gateway(home, _environment(home) | transport | issuer))
+        mail = await stack.enter_async_context(_mailbox(home))
+        address = await stack.enter_async_context(_gateway(home, _environment(home) | transport | issuer | mail))
         env = {"GATEWAY_URL": address, "OPENAI_BASE_URL": f"{address}/v1", **keys, "DATABASE_URL": operator_url}
         if issuer:
             env["GATEWAY_SIGN_IN"] = issuer["PRIVY_BASE_URL"]
+        if mail:
+            env["GATEWAY_MAILBOX"] = mail["RESEND_BASE_URL"]
         _welcome(home.tell(env), env)
         if issuer:
             say(SIGN_IN)
@@ -149,6 +154,17 @@ async def _issuer() -> AsyncIterator[dict[str, str]]:
 
 
 @asynccontextmanager
+async def _mailbox(home: Home) -> AsyncIterator[dict[str, str]]:
+    """The settings of a Resend that runs here and sends nothing to anybody; none where the environment names one."""
+    if os.environ.get("RESEND_API_KEY") and os.environ.get("MAIL_FROM"):
+        yield {}
+        return
+    resend = Resend(home.folder / "mailbox")
+    async with _served(resend.app) as address:
+        yield resend.settings(address)
+
+
+@asynccontextmanager
 async def _served(app: Starlette) -> AsyncIterator[str]:
     """The address of an app that runs in this loop."""
     door = _Door(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
@@ -193,7 +209,8 @@ async def _gateway(home: Home, environment: dict[str, str]) -> AsyncIterator[str
     chosen = os.environ.get("PORT")
     ports = [int(chosen)] if chosen else range(FIRST_PORT, FIRST_PORT + TRIED_PORTS)
     for port in ports:
-        aws = LocalLambda(ROOT / "template.yaml", environment, home.folder / "queues")
+        here = {"API_URL": f"http://127.0.0.1:{port}"}
+        aws = LocalLambda(ROOT / "template.yaml", here | environment, home.folder / "queues")
         try:
             address = await aws.start(port)
             break
@@ -209,10 +226,12 @@ async def _gateway(home: Home, environment: dict[str, str]) -> AsyncIterator[str
 
 def _welcome(file: Path, env: dict[str, str]) -> None:
     base, key = env["OPENAI_BASE_URL"], env["OPENAI_API_KEY"]
+    mailbox = env.get("GATEWAY_MAILBOX", "none here: mails are sent")
     say(f"""
 Gatewayz is at {base.removesuffix("/v1")}   (Ctrl-C stops it; code is reloaded when it changes)
 
   key       {key}   with $100 of credit
+  mailbox   {mailbox}
   settings  set -a; . {os.path.relpath(file, ROOT)}; set +a
 
 Try it in another terminal, after reading the settings:

@@ -10,11 +10,14 @@ import httpx
 import pytest
 
 from local.resend import API_KEY, Resend
-from tests.harness.gateway import listening
+from tests.harness.gateway import listening, on_lambda
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from tests.harness.mailbox import Mailbox
+    from tests.harness.postgres import Database
 
 MAIL = {"from": "a@example.com", "to": ["b@example.com"], "subject": "Hi", "html": "<b>x</b>", "text": "x"}
 LOGIN = {"authorization": f"Bearer {API_KEY}"}
@@ -89,3 +92,10 @@ async def test_resends_own_client_is_served(resend: tuple[Resend, httpx.AsyncCli
     monkeypatch.setattr(official, "api_key", "re_other")
     with pytest.raises(official.exceptions.ResendError, match="API key is invalid"):
         await asyncio.to_thread(official.Emails.send, MAIL)
+
+
+async def test_the_job_mails_from_its_own_process(database: Database, mailbox: Mailbox, tmp_path: Path):
+    async with on_lambda(database, tmp_path / "queues", **mailbox.settings(mailbox.address)) as gateway:
+        assert await gateway.aws.invoke("JobsFunction", {"job": "send_outbox"}) == {"sent": 2, "failed": 0}
+    assert [subject for _, subject in mailbox.taken] == ["A new API key for your account"] * 2
+    assert f"{gateway.user_id}.key_events" in "".join(mail["mail"]["text"] for mail in mailbox.mails)
