@@ -19,6 +19,7 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir keyring.sql
 \ir rotation.sql
 \ir sign_in.sql
+\ir recovery.sql
 \ir activity.sql
 \ir accounts.sql
 \ir provider_keys.sql

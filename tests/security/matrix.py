@@ -21,6 +21,8 @@ SCOPES: dict[Route, Scope | None] = {
     ("POST", "/auth/privy"): None,
     ("POST", "/auth/supabase"): None,
     ("POST", "/auth/leaked-keys"): None,
+    ("POST", "/auth/recovery"): None,
+    ("POST", "/auth/recovery/confirm"): None,
     ("GET", "/unsubscribe"): None,
     ("POST", "/unsubscribe"): None,
     ("POST", "/v1/chat/completions"): Scope.INFERENCE,
