@@ -9,13 +9,15 @@ from typing import Any
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from gateway import alerts, audit, database, keyring, outbox, settlements, telemetry, usage
+from gateway import alerts, audit, balances, database, keyring, outbox, settlements, telemetry, usage
 
 JOBS: Mapping[str, Callable[[], Awaitable[Any]]] = {
     "expire_holds": lambda: database.call("expire_holds"),
     "expire_grants": lambda: database.call("expire_grants"),
     "purge_idempotency_keys": lambda: database.call("purge_idempotency_keys"),
     "roll_up_usage": usage.roll_up,
+    "watch_balances": balances.watch,
+    "report_usage": balances.report,
     "raise_alerts": alerts.raise_all,
     "audit_refusals": alerts.audit_refusals,
     "purge_audit_logs": audit.purge,

@@ -26,6 +26,7 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir administration.sql
 \ir outbox.sql
 \ir usage.sql
+\ir balances.sql
 \ir alerts.sql
 \ir health.sql
 notify pgrst, 'reload schema';

@@ -92,6 +92,7 @@ MAY_EXECUTE = {
     "record_refusal": {"gateway_auth", "gateway_chat", "gateway_catalog", "gateway_account", "gateway_admin"},
     "recover_account": {"gateway_auth"},
     "release": {"gateway_chat", "gateway_jobs"},
+    "report_usage": {"gateway_jobs"},
     "resolve_alert": {"gateway_admin"},
     "revoke_leaked": {"gateway_auth"},
     "role": {"gateway_admin"},
@@ -113,6 +114,7 @@ MAY_EXECUTE = {
     "user": {"gateway_admin"},
     "users": {"gateway_admin"},
     "verify_audit": {"gateway_admin"},
+    "watch_balances": {"gateway_jobs"},
 }
 """Functions that are called from outside; service_role, and who logs in with it, may call each. The rest are parts of
 these and only their owner's."""
