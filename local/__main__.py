@@ -4,7 +4,8 @@ A Postgres (yours with DATABASE_URL, else one of its own), the schema, a custome
 of template.yaml in processes of its own behind a local API Gateway. PORT chooses the port, TRANSPORT=supabase sends the
 functions' database calls through an RPC door as they would go to Supabase. Provider keys in the environment
 (OPENROUTER_API_KEY and the like) are used; without any, the sandbox answers. PRIVY_APP_ID and SUPABASE_AUTH_URL in the
-environment are who signs users in; without either, an issuer of our own is.
+environment are who signs users in; without either, an issuer of our own is. Mails go to a mailbox here, unless
+RESEND_API_KEY and MAIL_FROM are in the environment.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from local import postgres, postgrest, schema
 from local.aws_lambda import LocalLambda
 from local.home import Home
 from local.privy import Privy
+from local.resend import Resend
 from local.stripe import Stripe
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +39,7 @@ TRIED_PORTS = 50
 PASSED_ON = (
     "OPENROUTER_", "PORTKEY_", "FEATHERLESS_", "CHUTES_", "PRIVY_", "SUPABASE_AUTH_", "ALERT_", "PAUSE_KEYS_ON_ALERT",
     "STRIPE_", "PUBLIC_URL", "RETURN_HOSTS", "TRIAL_BLOCKED_DOMAINS",
+    "RESEND_", "MAIL_FROM", "API_URL",
     "AUDIT_RETENTION_DAYS",
 )  # fmt: skip
 
@@ -69,12 +72,15 @@ async def main(folder: Path) -> None:
         issuer = await stack.enter_async_context(_issuer())
         stripe = await stack.enter_async_context(_stripe())
         paid = stripe.settings() if stripe else {}
-        address = await stack.enter_async_context(_gateway(home, _environment(home) | transport | issuer | paid))
+        mail = await stack.enter_async_context(_mailbox(home))
+        address = await stack.enter_async_context(_gateway(home, _environment(home) | transport | issuer | paid | mail))
         if stripe:
             stripe.webhook = f"{address}/api/stripe/webhook"
         env = {"GATEWAY_URL": address, "OPENAI_BASE_URL": f"{address}/v1", **keys, "DATABASE_URL": operator_url}
         if issuer:
             env["GATEWAY_SIGN_IN"] = issuer["PRIVY_BASE_URL"]
+        if mail:
+            env["GATEWAY_MAILBOX"] = mail["RESEND_BASE_URL"]
         _welcome(home.tell(env), env)
         if issuer:
             say(SIGN_IN)
@@ -168,6 +174,17 @@ async def _stripe() -> AsyncIterator[Stripe | None]:
 
 
 @asynccontextmanager
+async def _mailbox(home: Home) -> AsyncIterator[dict[str, str]]:
+    """The settings of a Resend that runs here and sends nothing to anybody; none where the environment names one."""
+    if os.environ.get("RESEND_API_KEY") and os.environ.get("MAIL_FROM"):
+        yield {}
+        return
+    resend = Resend(home.folder / "mailbox")
+    async with _served(resend.app) as address:
+        yield resend.settings(address)
+
+
+@asynccontextmanager
 async def _served(app: Starlette) -> AsyncIterator[str]:
     """The address of an app that runs in this loop."""
     door = _Door(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
@@ -212,7 +229,8 @@ async def _gateway(home: Home, environment: dict[str, str]) -> AsyncIterator[str
     chosen = os.environ.get("PORT")
     ports = [int(chosen)] if chosen else range(FIRST_PORT, FIRST_PORT + TRIED_PORTS)
     for port in ports:
-        aws = LocalLambda(ROOT / "template.yaml", environment, home.folder / "queues")
+        here = {"API_URL": f"http://127.0.0.1:{port}"}
+        aws = LocalLambda(ROOT / "template.yaml", here | environment, home.folder / "queues")
         try:
             address = await aws.start(port)
             break
@@ -228,10 +246,12 @@ async def _gateway(home: Home, environment: dict[str, str]) -> AsyncIterator[str
 
 def _welcome(file: Path, env: dict[str, str]) -> None:
     base, key = env["OPENAI_BASE_URL"], env["OPENAI_API_KEY"]
+    mailbox = env.get("GATEWAY_MAILBOX", "none here: mails are sent")
     say(f"""
 Gatewayz is at {base.removesuffix("/v1")}   (Ctrl-C stops it; code is reloaded when it changes)
 
   key       {key}   with $100 of credit
+  mailbox   {mailbox}
   settings  set -a; . {os.path.relpath(file, ROOT)}; set +a
 
 Try it in another terminal, after reading the settings:

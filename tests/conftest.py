@@ -21,5 +21,6 @@ pytest_plugins = [
     "tests.harness.gateway",
     "tests.harness.issuer",
     "tests.harness.stripe",
+    "tests.harness.mailbox",
     "tests.harness.upstream",
 ]

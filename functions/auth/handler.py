@@ -1,4 +1,4 @@
-"""Sign-in, session keys, and reports of leaked keys."""
+"""Sign-in, session keys, account recovery, and reports of leaked keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signing in, session keys, and reports of leaked keys."""
+"""Signing in, session keys, account recovery, and reports of leaked keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
-from gateway import leaks, sign_in
+from gateway import leaks, recovery, sign_in
 from gateway.errors import InvalidRequest
 from gateway.http.app import json_answer
 from gateway.http.bearer import address_of, key_of
@@ -41,6 +41,18 @@ class SupabaseSignIn(Body):
 
     token: Token
     referral_code: Line | None = None
+
+
+class Recovery(Body):
+    """The address of somebody who has lost his keys."""
+
+    email: Annotated[Line, Field(pattern=r"^[^\s@]{1,64}@[^\s@]{1,189}$")]
+
+
+class RecoveryEnd(Body):
+    """What was mailed to him."""
+
+    token: Token
 
 
 class SessionKey(Body):
@@ -82,6 +94,20 @@ async def end_session(caller: KeyHolder, request: Request) -> Response:
         raise InvalidRequest("This key is not a session key.")
     await sign_in.end_session(key.id, caller.actor())
     return json_answer({"success": True, "message": "The session has ended."})
+
+
+@router.post("/auth/recovery")
+async def start_recovery(body: Recovery, request: Request) -> Response:
+    """Mail a way back to the account with this address; the answer is the same whether there is one or not."""
+    await recovery.ask(body.email, address_of(request), request.scope["request_id"])
+    return json_answer({"success": True, "message": "If an account has this address, a mail is on its way."}, 202)
+
+
+@router.post("/auth/recovery/confirm")
+async def end_recovery(body: RecoveryEnd, request: Request) -> Response:
+    """Make a key with a mailed token, once; all sessions end."""
+    made = await recovery.confirm(body.token, address_of(request), request.scope["request_id"])
+    return json_answer({"success": True, "message": "This key is shown once.", **made}, 201)
 
 
 @router.post("/auth/leaked-keys")

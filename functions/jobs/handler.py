@@ -12,6 +12,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from gateway import (
     alerts,
     audit,
+    balances,
     database,
     keyring,
     outbox,
@@ -28,6 +29,8 @@ JOBS: Mapping[str, Callable[[], Awaitable[Any]]] = {
     "expire_grants": lambda: database.call("expire_grants"),
     "purge_idempotency_keys": lambda: database.call("purge_idempotency_keys"),
     "roll_up_usage": usage.roll_up,
+    "watch_balances": balances.watch,
+    "report_usage": balances.report,
     "raise_alerts": alerts.raise_all,
     "audit_refusals": alerts.audit_refusals,
     "purge_audit_logs": audit.purge,

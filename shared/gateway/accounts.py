@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway import database
+from gateway import database, unsubscribe
 from gateway.errors import InvalidRequest
 from gateway.money import show
 
@@ -34,6 +34,14 @@ async def preferences(user_id: int) -> dict[str, Any]:
 async def set_preferences(actor: Actor, user_id: int, changes: dict[str, Any]) -> dict[str, Any]:
     """Change what is given of a user's preferences; returns all of them."""
     return _shown(await database.call("set_preferences", user_id=user_id, changes=changes, actor=actor))
+
+
+async def turn_off(token: str, ip: str | None, request_id: str) -> str:
+    """Turn off what the link of a mail names, and say what that is. Again it changes nothing. Raises InvalidRequest."""
+    user_id, preference = unsubscribe.read(token)
+    actor = {"name": f"user:{user_id}", "user_id": user_id, "ip": ip, "request_id": request_id}
+    await database.call("unsubscribe", user_id=user_id, preference=preference, actor=actor)
+    return unsubscribe.PREFERENCES[preference]
 
 
 async def export(user_id: int) -> dict[str, Any]:

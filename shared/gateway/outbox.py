@@ -1,131 +1,143 @@
-"""The outbox: events on their way to others, at least once, each under an id that stays.
+"""The outbox: events on their way to others, each to each of its receivers, at least once, under an id that stays.
 
-Security alerts go to ALERT_WEBHOOK_URL as https://www.standardwebhooks.com says. A receiver tells a repetition by
-`webhook-id`, and us by `webhook-signature`. Events of kinds that nobody sends stay where they are.
+By mail to users (gateway.letters says which events), by webhook to their programs (POST /user/webhooks), and security
+alerts to ALERT_WEBHOOK_URL. What is not set up is left as it is; events of kinds that nobody sends stay where they are.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import hmac
-import ipaddress
 import secrets
-import socket
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
 import msgspec
 
-from gateway import database, telemetry
+from gateway import database, letters, mail, money, sealing, telemetry
+from gateway.posting import Undelivered, post, signed
 from gateway.settings import Secret, settings
 
 ALERT = "security.alert"
+MOST_FANNED_OUT = 1000
+"""Events that one run makes deliveries of, for each channel."""
 MOST_EVENTS = 20
-"""Events that one run sends, at the same time."""
+"""Deliveries that are sent at the same time."""
+MOST_MAILS = 2
+MAILS_S = 1.0
+"""Mails at the same time, and for how long no further one follows: Resend takes two a second."""
 SEND_S = 10.0
 """For one delivery, from the address's look-up to the answer's status."""
+RUN_S = 35.0
+"""After which a run begins no further delivery."""
 LEASE_S = 120
 """How long a sender has its events for itself: longer than a run of the job can take."""
 MOST_TRIES = 12
 WAIT_S = 60
 MOST_WAIT_S = 6 * 3600
 """A failed event waits a minute, and twice as long after each try; it is given up within two days."""
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""Addresses that lead to IPv4 ones, also to private ones."""
 
-
-class Undelivered(Exception):
-    """An event did not reach its receiver; the text is a reason that may be logged."""
+type Delivery = dict[str, Any]
+type Deliver = Callable[[httpx.AsyncClient, Delivery], Awaitable[None]]
 
 
 async def send() -> dict[str, int]:
-    """Send the events that are due. Two that run at once send different ones."""
-    if not (url := settings.alerts.webhook_url) or not (secret := settings.alerts.webhook_secret):
-        return {"sent": 0, "failed": 0}
-    due = await database.call("claim_events", events=[ALERT], most=MOST_EVENTS, lease_s=LEASE_S)
+    """Make deliveries of the events that wait, and send those that are due. Two runs at once send different ones."""
+    ways = _ways()
+    await database.call("fan_out", channels=list(ways), most=MOST_FANNED_OUT)
+    until = time.monotonic() + RUN_S
     async with httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=SEND_S) as client:
-        delivered = await asyncio.gather(*(_send(client, url, secret, event) for event in due))
-    return {"sent": sum(delivered), "failed": len(due) - sum(delivered)}
+        counts = await asyncio.gather(*(_work(client, channel, deliver, until) for channel, deliver in ways.items()))
+    return {"sent": sum(sent for sent, _ in counts), "failed": sum(failed for _, failed in counts)}
 
 
-async def _send(client: httpx.AsyncClient, url: str, secret: Secret, event: dict[str, Any]) -> bool:
-    """Deliver one event and note what came of it."""
+def _ways() -> Mapping[str, Deliver]:
+    """How each channel delivers that is set up here."""
+    alerts = settings.alerts
+    ways: dict[str, Deliver] = {}
+    if alerts.webhook_url and alerts.webhook_secret:
+        ways["alert"] = _deliver_alert
+    if settings.mail:
+        ways["mail"] = _deliver_mail
+    if settings.sealing_keys:
+        ways["webhook"] = _deliver_to_webhook
+    return ways
+
+
+async def _work(client: httpx.AsyncClient, channel: str, deliver: Deliver, until: float) -> tuple[int, int]:
+    """Send what is due of a channel, some at a time; how many were taken, and how many were not."""
+    sent = failed = 0
+    most, pause_s = (MOST_MAILS, MAILS_S) if channel == "mail" else (MOST_EVENTS, 0.0)
+    while time.monotonic() < until:
+        due = await database.call("claim_deliveries", channel=channel, most=most, lease_s=LEASE_S)
+        outcomes = await asyncio.gather(*(_send(client, deliver, delivery) for delivery in due))
+        sent, failed = sent + sum(outcomes), failed + len(due) - sum(outcomes)
+        if len(due) < most:
+            break
+        await asyncio.sleep(pause_s)
+    return sent, failed
+
+
+async def _send(client: httpx.AsyncClient, deliver: Deliver, delivery: Delivery) -> bool:
+    """Deliver one event to one receiver and note what came of it."""
     try:
         async with asyncio.timeout(SEND_S):
-            await _deliver(client, url, secret, event)
-    except (Undelivered, httpx.HTTPError, OSError) as error:
-        tries = event["tries"]
-        wait_s = None if tries + 1 >= MOST_TRIES else _wait_s(tries)
-        reason = str(error) if isinstance(error, Undelivered) else type(error).__name__
-        telemetry.log("event_not_sent", level="WARNING", event_id=event["id"], tries=tries + 1, reason=reason)
-        await database.call("event_failed", event_id=event["id"], tries=tries, wait_s=wait_s)
+            await deliver(client, delivery)
+    except Exception as error:  # noqa: BLE001 - an event that cannot even be told holds up no other
+        await _note_failure(delivery, error)
         return False
-    await database.call("event_sent", event_id=event["id"])
+    await database.call("delivery_sent", delivery_id=delivery["id"])
     return True
 
 
-async def _deliver(client: httpx.AsyncClient, url: str, secret: Secret, event: dict[str, Any]) -> None:
-    """POST one event. Raises Undelivered, httpx.HTTPError and OSError (a TimeoutError is one)."""
-    target = httpx.URL(url)
-    address = await _address(target)
-    body = msgspec.json.encode({"type": event["event"], "timestamp": event["created_at"], "data": event["payload"]})
-    headers = {
-        **signed(secret, f"evt_{event['id']}", int(time.time()), body),
-        "content-type": "application/json",
-        "host": target.netloc.decode(),
+async def _note_failure(delivery: Delivery, error: Exception) -> None:
+    tries, is_hopeless = delivery["tries"], isinstance(error, Undelivered) and error.hopeless
+    wait_s = None if is_hopeless or tries + 1 >= MOST_TRIES else _wait_s(tries)
+    reason = str(error) if isinstance(error, Undelivered) else type(error).__name__
+    telemetry.log(
+        "event_not_sent", level="WARNING", event_id=delivery["event_id"], delivery_id=delivery["id"], tries=tries + 1,
+        reason=reason,
+    )  # fmt: skip
+    await database.call("delivery_failed", delivery_id=delivery["id"], tries=tries, wait_s=wait_s, reason=reason)
+
+
+async def _deliver_alert(client: httpx.AsyncClient, delivery: Delivery) -> None:
+    """To the operator's own webhook. Raises as `post` does."""
+    url, secret = settings.alerts.webhook_url, settings.alerts.webhook_secret
+    if url and secret:
+        await _deliver(client, url, secret, delivery, delivery["payload"])
+
+
+async def _deliver_to_webhook(client: httpx.AsyncClient, delivery: Delivery) -> None:
+    """To a user's webhook; amounts are told in dollars. Raises as `post` does."""
+    receiver, payload = delivery["receiver"], delivery["payload"]
+    told = {
+        f"{name.removesuffix('_nano')}_usd" if name.endswith("_nano") else name: money.show(value)
+        if name.endswith("_nano")
+        else value
+        for name, value in payload.items()
     }
-    # the address that was looked at is the one that is asked; the certificate is still the name's
-    request = client.build_request(
-        "POST", target.copy_with(host=address), content=body, headers=headers, extensions={"sni_hostname": target.host}
-    )
-    response = await client.send(request, stream=True)
-    await response.aclose()
-    if not response.is_success:
-        raise Undelivered(f"status {response.status_code}")
+    await _deliver(client, receiver["url"], Secret(sealing.unseal(receiver["sealed"])), delivery, told)
 
 
-async def _address(target: httpx.URL) -> str:
-    """An address of the receiver that the gateway may speak to: public, or this machine in the stage `dev`.
-
-    Raises Undelivered if one of its addresses is not, and OSError when it has none.
-    """
-    port = target.port or (443 if target.scheme == "https" else 80)
-    found = await asyncio.get_running_loop().getaddrinfo(target.host, port, type=socket.SOCK_STREAM)
-    addresses = [ipaddress.ip_address(entry[4][0]) for entry in found]
-    is_here = settings.stage == "dev" and all(address.is_loopback for address in addresses)
-    if not is_here and (target.scheme != "https" or not all(map(is_public, addresses))):
-        raise Undelivered("the webhook's address is not public, or not https")
-    return str(addresses[0])
+async def _deliver(
+    client: httpx.AsyncClient, url: str, secret: Secret, delivery: Delivery, told: Mapping[str, Any]
+) -> None:
+    body = msgspec.json.encode({"type": delivery["event"], "timestamp": delivery["created_at"], "data": told})
+    await post(client, url, body, signed(secret, f"evt_{delivery['event_id']}", int(time.time()), body))
 
 
-def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is of the internet, and not of a network behind it."""
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    seen = mapped or address
-    return seen.is_global and not seen.is_multicast and seen not in NAT64
-
-
-def signed(secret: Secret, event_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers by which a receiver knows an event and its sender. A secret is `whsec_` and base64, or any text."""
-    digest = hmac.new(_key(secret.reveal()), f"{event_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
-    return {
-        "webhook-id": event_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
-    }
-
-
-def _key(secret: str) -> bytes:
-    if secret.startswith("whsec_"):
-        try:
-            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-        except binascii.Error:
-            raise Undelivered("ALERT_WEBHOOK_SECRET is not base64 after whsec_") from None
-    return secret.encode()
+async def _deliver_mail(client: httpx.AsyncClient, delivery: Delivery) -> None:
+    """To a user's address, by Resend. Raises as `mail.send` does."""
+    if settings.mail:
+        receiver, user_id = delivery["receiver"], delivery["target"]
+        letter = letters.write(
+            delivery["event"], delivery["payload"], name=receiver["name"], user_id=user_id,
+            preference=receiver["preference"],
+        )  # fmt: skip
+        # the event's id and whom it is for: an alert is a mail to each admin
+        await mail.send(client, settings.mail, receiver["address"], letter, f"evt_{delivery['event_id']}/{user_id}")
 
 
 def _wait_s(tries: int) -> int:

@@ -18,6 +18,7 @@ from gateway import aws
 PROVIDERS = ("openrouter", "portkey", "featherless", "chutes")
 LOCAL_OR_HTTPS = ("https://", "http://127.0.0.1:", "http://localhost:")
 FERNET_KEY = re.compile(r"[0-9A-Za-z_-]{43}=")
+SENDER = re.compile(r"[^\s@<>]+@[^\s@<>]+|[^<>@\r\n]+ <[^\s@<>]+@[^\s@<>]+>")
 GITHUB_SCANNER_KEYS = "https://api.github.com/meta/public_keys/secret_scanning"
 KEY_ENVIRONMENTS: Mapping[str, str] = {"production": "live", "staging": "staging", "dev": "dev"}
 
@@ -71,6 +72,14 @@ class AlertSettings(msgspec.Struct, frozen=True):
     pause_keys: bool
 
 
+class MailSettings(msgspec.Struct, frozen=True):
+    """Mail by Resend: our key, who writes (`Name <address>`), and an address when it is not Resend's own."""
+
+    key: Secret
+    sender: str
+    base_url: str
+
+
 class Settings(msgspec.Struct, frozen=True):
     stage: Stage
     peppers: dict[str, Secret]
@@ -97,6 +106,9 @@ class Settings(msgspec.Struct, frozen=True):
     trial_blocked_domains: tuple[str, ...]
     """E-mail domains whose users get no trial: those of addresses to throw away."""
     alerts: AlertSettings
+    mail: MailSettings | None
+    api_url: str
+    """Where this API is reached from outside, without a last slash: for links in mails."""
     audit_retention_days: int
     aws: aws.Account
 
@@ -146,6 +158,8 @@ def load(environ: Mapping[str, str]) -> Settings:
         return_hosts=_listed(names, "RETURN_HOSTS"),
         trial_blocked_domains=_listed(names, "TRIAL_BLOCKED_DOMAINS"),
         alerts=_alerts(names),
+        mail=_mail(names),
+        api_url=_address(names, "API_URL") or (names.get("PUBLIC_URL") or "http://localhost").rstrip("/"),
         audit_retention_days=_days(names, "AUDIT_RETENTION_DAYS", least=90, default=400),
         aws=account,
     )
@@ -200,6 +214,15 @@ def _alerts(names: Mapping[str, str]) -> AlertSettings:
     if pause not in ("true", "false"):
         raise IncompleteSettings("PAUSE_KEYS_ON_ALERT must be true or false")
     return AlertSettings(url, secret, pause == "true")
+
+
+def _mail(names: Mapping[str, str]) -> MailSettings | None:
+    """Who has both a key and a sender sends mail: only some functions are told the sender."""
+    key, sender = _secret(names, "RESEND_API_KEY"), names.get("MAIL_FROM")
+    base_url = _address(names, "RESEND_BASE_URL") or "https://api.resend.com"
+    if sender and not SENDER.fullmatch(sender):
+        raise IncompleteSettings("MAIL_FROM must be an address, or a name and the address in angle brackets")
+    return MailSettings(key, sender, base_url) if key and sender else None
 
 
 def _days(names: Mapping[str, str], name: str, *, least: int, default: int) -> int:

@@ -72,6 +72,19 @@ begin
 end $$;
 grant execute on function api.set_preferences to gateway_account, service_role;
 
+-- Turns one preference off, as the link in a mail asks for; {done} is false for a user who is not there any more.
+create function api.unsubscribe(user_id bigint, preference text, actor jsonb)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+begin
+  perform from gateway.users u where u.id = unsubscribe.user_id and u.status <> 'deleted' for no key update;
+  if not found then
+    return '{"done": false}';
+  end if;
+  perform api.set_preferences(unsubscribe.user_id, jsonb_build_object(unsubscribe.preference, false), unsubscribe.actor);
+  return '{"done": true}';
+end $$;
+grant execute on function api.unsubscribe to gateway_account, service_role;
+
 -- Everything that is kept of a user, of what grows without bound the newest `most` rows of each kind; prompts and answers are
 -- not kept. `is_whole` says whether that was all.
 create function api.export_user(user_id bigint, most integer)
@@ -111,6 +124,7 @@ begin
   delete from gateway.identities i where i.user_id = delete_user.user_id;
   delete from gateway.provider_keys p where p.user_id = delete_user.user_id;
   delete from gateway.notification_preferences n where n.user_id = delete_user.user_id;
+  delete from gateway.recovery_tokens t where t.user_id = delete_user.user_id;
   perform api.audit(actor, 'user.deleted', 'user:' || delete_user.user_id, delete_user.user_id, null, null);
   insert into gateway.outbox (event, payload) values ('user.deleted', jsonb_build_object('user_id', delete_user.user_id));
   return '{"deleted": true}';

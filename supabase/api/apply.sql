@@ -19,6 +19,7 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir keyring.sql
 \ir rotation.sql
 \ir sign_in.sql
+\ir recovery.sql
 \ir activity.sql
 \ir accounts.sql
 \ir provider_keys.sql
@@ -30,9 +31,10 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir top_ups.sql
 \ir payments.sql
 \ir subscriptions.sql
-\ir usage.sql
-\ir alerts.sql
 \ir outbox.sql
+\ir usage.sql
+\ir balances.sql
+\ir alerts.sql
 \ir health.sql
 notify pgrst, 'reload schema';
 commit;

@@ -1,44 +1,181 @@
--- The outbox: events on their way to others. At least once: an event whose sender died after it was delivered is sent again
--- with the same id, by which its receiver tells.
+-- The outbox: events on their way to others. An event becomes a delivery for each of its receivers, once; a delivery is tried until
+-- it is taken. At least once: one whose sender died after it was taken is sent again with the same id, by which its receiver tells.
 
--- Leases due events of these kinds for `lease_s` seconds, the longest due first, and returns them [{id, event, payload,
--- created_at, tries}]. What another sender holds is passed over; events of other kinds are not looked at.
-create function api.claim_events(events jsonb, most integer, lease_s integer)
+-- The events that go out by mail.
+create function api.mailed_events()
+returns text[] language sql immutable as $$
+  select array['user.created', 'payment.paid', 'payment.refunded', 'balance.low', 'trial.ending', 'key.created', 'key.rotated',
+               'key.rotation_due', 'key.leaked', 'key.paused', 'account.recovery', 'usage.report', 'webhook.disabled', 'security.alert']
+$$;
+
+-- The events that users may have sent to their webhooks.
+create function api.hooked_events()
+returns text[] language sql immutable as $$
+  select array['balance.low', 'balance.spent', 'spend.burst', 'key.created', 'key.rotated', 'key.rotation_due', 'key.deleted',
+               'key.leaked', 'key.paused', 'payment.paid', 'payment.refunded']
+$$;
+
+-- Which preference decides whether an event is mailed; null: it always is.
+create function api.preference_of(event text)
+returns text language sql immutable as $$
+  select case when event in ('key.created', 'key.rotated', 'key.rotation_due') then 'key_events'
+              when event = 'balance.low' then 'low_balance'
+              when event = 'usage.report' then 'usage_report' end
+$$;
+
+-- Where a mail about an event goes now; null when the user has no address, is not active, or does not want it, and for a
+-- recovery that is over.
+create function api.mail_address(u gateway.users, event text, payload jsonb)
+returns text language sql stable as $$
+  select u.email where u.status = 'active'
+     and case when api.preference_of(event) is not null then (api.preferences(u.id) ->> api.preference_of(event))::boolean
+              when event = 'account.recovery' then (payload ->> 'expires_at')::timestamptz > clock_timestamp()
+              when event = 'security.alert' then u.role = 'admin'
+              else true end
+$$;
+
+-- Makes deliveries of at most `most` waiting events for each of `channels`, each event once a channel; returns how many were made.
+-- Events older than three days are not mailed any more: who turns mail on does not send what nobody waits for.
+create function api.fan_out(channels jsonb, most integer)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+begin
+  return jsonb_build_object(
+    'mail', case when channels ? 'mail' then api.fan_out_mail(most) else 0 end,
+    'webhook', case when channels ? 'webhook' then api.fan_out_webhooks(most) else 0 end,
+    'alert', case when channels ? 'alert' then api.fan_out_alerts(most) else 0 end);
+end $$;
+grant execute on function api.fan_out to gateway_jobs, service_role;
+
+-- A mail to the user whom an event is about; an alert's go to every admin.
+create function api.fan_out_mail(most integer)
+returns bigint language sql as $$
+  with taken as (
+    update gateway.outbox o set to_mail = false where o.id in (
+      select x.id from gateway.outbox x where x.to_mail and x.event = any (api.mailed_events())
+       order by x.id limit most for no key update skip locked)
+    returning o.*
+  ), due as (
+    select * from taken t where t.created_at > clock_timestamp() - interval '3 days'
+  ), made as (
+    insert into gateway.deliveries (event_id, channel, target)
+    select d.id, 'mail', u.id from due d join gateway.users u on u.id = (d.payload ->> 'user_id')::bigint
+     where d.event <> 'security.alert' and api.mail_address(u, d.event, d.payload) is not null
+    union all
+    select d.id, 'mail', u.id from due d join gateway.users u on u.role = 'admin'
+     where d.event = 'security.alert' and api.mail_address(u, d.event, d.payload) is not null
+    on conflict do nothing returning 1
+  )
+  select count(*) from made
+$$;
+
+-- To each webhook of the user's that asked for the event before it happened.
+create function api.fan_out_webhooks(most integer)
+returns bigint language sql as $$
+  with taken as (
+    update gateway.outbox o set to_webhooks = false where o.id in (
+      select x.id from gateway.outbox x where x.to_webhooks and x.event = any (api.hooked_events())
+       order by x.id limit most for no key update skip locked)
+    returning o.*
+  ), made as (
+    insert into gateway.deliveries (event_id, channel, target)
+    select t.id, 'webhook', w.id from taken t join gateway.webhooks w on w.user_id = (t.payload ->> 'user_id')::bigint
+     where w.is_active and t.event = any (w.events) and w.created_at <= t.created_at
+    on conflict do nothing returning 1
+  )
+  select count(*) from made
+$$;
+
+-- Security alerts to the operator's own webhook.
+create function api.fan_out_alerts(most integer)
+returns bigint language sql as $$
+  with taken as (
+    update gateway.outbox o set to_operator = false where o.id in (
+      select x.id from gateway.outbox x where x.to_operator and x.event = 'security.alert'
+       order by x.id limit most for no key update skip locked)
+    returning o.id
+  ), made as (
+    insert into gateway.deliveries (event_id, channel, target) select t.id, 'alert', 0 from taken t
+    on conflict do nothing returning 1
+  )
+  select count(*) from made
+$$;
+
+-- Who receives a delivery at this moment: {address, name, preference} of a mail, {url, sealed} of a webhook, {} of the operator;
+-- null when nobody does any more.
+create function api.receiver(channel text, target bigint, event text, payload jsonb)
+returns jsonb language sql stable as $$
+  select case receiver.channel
+    when 'alert' then '{}'::jsonb
+    when 'mail' then (
+      select jsonb_build_object('address', m.address, 'name', coalesce(nullif(u.display_name, ''), u.username),
+                                'preference', api.preference_of(receiver.event))
+        from gateway.users u cross join lateral (select api.mail_address(u, receiver.event, receiver.payload) as address) m
+       where u.id = receiver.target and m.address is not null)
+    when 'webhook' then (
+      select jsonb_build_object('url', w.url, 'sealed', w.sealed)
+        from gateway.webhooks w join gateway.users u on u.id = w.user_id
+       where w.id = receiver.target and w.is_active and u.status = 'active') end
+$$;
+
+-- Leases a channel's due deliveries for `lease_s` seconds, the longest due first, and returns them [{id, target, tries, event_id,
+-- event, payload, created_at, receiver}]. What another sender holds is passed over; what nobody receives any more is withdrawn.
+create function api.claim_deliveries(channel text, most integer, lease_s integer)
 returns jsonb language sql security definer set search_path = '' as $$
   with due as (
-    select o.id from gateway.outbox o
-     where o.event in (select jsonb_array_elements_text(claim_events.events)) and o.sent_at is null and o.failed_at is null
-       and o.next_try_at <= clock_timestamp()
-     order by o.next_try_at limit claim_events.most for no key update skip locked
+    select d.id, o.event, o.payload, o.created_at, api.receiver(d.channel, d.target, o.event, o.payload) as receiver
+      from gateway.deliveries d join gateway.outbox o on o.id = d.event_id
+     where d.channel = claim_deliveries.channel and d.sent_at is null and d.failed_at is null
+       and d.next_try_at <= clock_timestamp()
+     order by d.next_try_at limit claim_deliveries.most for no key update of d skip locked
   ), claimed as (
-    update gateway.outbox o set next_try_at = clock_timestamp() + make_interval(secs => claim_events.lease_s)
-      from due where o.id = due.id returning o.id, o.event, o.payload, o.created_at, o.tries
+    update gateway.deliveries d
+       set next_try_at = clock_timestamp() + make_interval(secs => claim_deliveries.lease_s),
+           failed_at = case when due.receiver is null then clock_timestamp() end,
+           reason = case when due.receiver is null then 'withdrawn' else d.reason end
+      from due where d.id = due.id
+    returning d.id, d.target, d.tries, d.event_id, due.event, due.payload, due.created_at, due.receiver
   )
-  select coalesce(jsonb_agg(to_jsonb(c) order by c.id), '[]') from claimed c
+  select coalesce(jsonb_agg(to_jsonb(c) order by c.id) filter (where c.receiver is not null), '[]') from claimed c
 $$;
-grant execute on function api.claim_events to gateway_jobs, service_role;
+grant execute on function api.claim_deliveries to gateway_jobs, service_role;
 
--- Ends an event that was delivered; one that has ended stays as it is.
-create function api.event_sent(event_id bigint)
-returns jsonb language sql security definer set search_path = '' as $$
-  with ended as (
-    update gateway.outbox o set sent_at = clock_timestamp(), tries = o.tries + 1
-     where o.id = event_sent.event_id and o.sent_at is null and o.failed_at is null returning 1
-  )
-  select jsonb_build_object('ended', count(*) > 0) from ended
-$$;
-grant execute on function api.event_sent to gateway_jobs, service_role;
+-- Ends a delivery that was taken; one that has ended stays as it is.
+create function api.delivery_sent(delivery_id bigint)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare d gateway.deliveries;
+begin
+  update gateway.deliveries x set sent_at = clock_timestamp(), tries = x.tries + 1, reason = null
+   where x.id = delivery_sent.delivery_id and x.sent_at is null and x.failed_at is null returning * into d;
+  if d.channel = 'webhook' then
+    update gateway.webhooks w set failures = 0 where w.id = d.target and w.failures > 0;
+  end if;
+  return jsonb_build_object('ended', d.id is not null);
+end $$;
+grant execute on function api.delivery_sent to gateway_jobs, service_role;
 
--- Counts a failed try, the one after `tries` others, and puts the next off for `wait_s` seconds; null gives the event up.
-create function api.event_failed(event_id bigint, tries integer, wait_s integer)
-returns jsonb language sql security definer set search_path = '' as $$
-  with counted as (
-    update gateway.outbox o
-       set tries = o.tries + 1, failed_at = case when event_failed.wait_s is null then clock_timestamp() end,
-           next_try_at = clock_timestamp() + make_interval(secs => coalesce(event_failed.wait_s, 0))
-     where o.id = event_failed.event_id and o.tries = event_failed.tries and o.sent_at is null and o.failed_at is null
-    returning 1
-  )
-  select jsonb_build_object('counted', count(*) > 0) from counted
-$$;
-grant execute on function api.event_failed to gateway_jobs, service_role;
+-- Counts a failed try, the one after `tries` others, and puts the next off for `wait_s` seconds; null gives the delivery up. A
+-- webhook that failed 20 times in a row is turned off, and its owner is told.
+create function api.delivery_failed(delivery_id bigint, tries integer, wait_s integer, reason text)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare d gateway.deliveries; w gateway.webhooks;
+begin
+  update gateway.deliveries x
+     set tries = x.tries + 1, failed_at = case when delivery_failed.wait_s is null then clock_timestamp() end,
+         next_try_at = clock_timestamp() + make_interval(secs => coalesce(delivery_failed.wait_s, 0)),
+         reason = left(delivery_failed.reason, 200)
+   where x.id = delivery_failed.delivery_id and x.tries = delivery_failed.tries and x.sent_at is null and x.failed_at is null
+  returning * into d;
+  if d.channel = 'webhook' then
+    update gateway.webhooks x set failures = x.failures + 1, is_active = x.failures + 1 < 20,
+           disabled_at = case when x.failures + 1 >= 20 then clock_timestamp() end
+     where x.id = d.target and x.is_active returning * into w;
+    if not w.is_active then
+      perform api.audit('{"name": "job:send_outbox"}', 'webhook.disabled', 'webhook:' || w.id, w.user_id, null,
+                        jsonb_build_object('url', w.url, 'failures', w.failures, 'reason', d.reason));
+      insert into gateway.outbox (event, payload) values ('webhook.disabled', jsonb_build_object(
+        'user_id', w.user_id, 'webhook_id', w.id, 'url', w.url, 'failures', w.failures, 'reason', d.reason));
+    end if;
+  end if;
+  return jsonb_build_object('counted', d.id is not null);
+end $$;
+grant execute on function api.delivery_failed to gateway_jobs, service_role;

@@ -59,7 +59,8 @@ begin
   select count(*), array_agg(r::gateway.usage_records) filter (where r.id is not null) into counted, records
     from taken t left join lateral (
       select * from gateway.usage_records x where x.id = t.id and x.created_at = t.created_at limit 1) r on true;
-  perform api.add_by_offer(records), api.add_by_key(records), api.add_errors(records), api.add_networks(records);
+  perform api.add_by_offer(records), api.add_by_key(records), api.add_errors(records), api.add_networks(records),
+          api.note_spend(records);
   if counted < most then
     update gateway.rollups r set until = began where r.name = 'usage';
   end if;
@@ -290,10 +291,19 @@ returns jsonb language sql stable security definer set search_path = '' as $$
                 'stale', count(*) filter (where h.expires_at < clock_timestamp() - interval '10 minutes'))
                 from gateway.credit_holds h where h.state = 'held'),
     'rolled_up_until', (select r.until from gateway.rollups r where r.name = 'usage' and isfinite(r.until)),
-    'outbox', (select coalesce(jsonb_agg(to_jsonb(w) order by w.event), '[]') from (
-      select o.event, count(*) as waiting, min(o.created_at) as oldest from gateway.outbox o
-       where o.sent_at is null and o.failed_at is null group by 1) w),
-    'outbox_failed', (select count(*) from gateway.outbox o where o.failed_at is not null),
+    'outbox', (select coalesce(jsonb_agg(to_jsonb(w) order by w.channel, w.event), '[]') from (
+      select e.channel, e.event, count(*) as waiting, min(e.created_at) as oldest from (
+        select d.channel, o.event, o.created_at from gateway.deliveries d join gateway.outbox o on o.id = d.event_id
+         where d.sent_at is null and d.failed_at is null
+        union all
+        select 'webhook', o.event, o.created_at from gateway.outbox o where o.to_webhooks and o.event = any (api.hooked_events())
+        union all
+        select 'alert', o.event, o.created_at from gateway.outbox o where o.to_operator and o.event = 'security.alert') e
+       group by 1, 2) w),
+    -- a customer's webhook that does not answer is no fault of ours
+    'outbox_failed', (select count(*) from gateway.deliveries d
+                       where d.failed_at > clock_timestamp() - interval '7 days' and d.channel <> 'webhook'
+                         and d.reason is distinct from 'withdrawn'),
     'refusals', (select coalesce(jsonb_object_agg(f.code, f.count), '{}') from (
       select r.code, sum(r.count) as count from gateway.refusals r
        where r.hour >= date_trunc('hour', clock_timestamp()) - interval '1 hour' group by 1) f),

@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import pytest
 
-from gateway import outbox, settings
+from gateway import outbox, posting, settings
 from gateway.database import call
 from gateway.settings import AlertSettings, Secret
 from tests.harness.builders import crowd, dump
@@ -60,7 +60,9 @@ class Receiver:
 def configured(patch: pytest.MonkeyPatch, url: str | None, stage: str = "dev", secret: str = SECRET) -> None:
     """Have alerts sent to this address."""
     alerts = AlertSettings(url, Secret(secret), pause_keys=False)
-    patch.setattr(outbox, "settings", msgspec.structs.replace(settings.settings, alerts=alerts, stage=stage))
+    changed = msgspec.structs.replace(settings.settings, alerts=alerts, stage=stage)
+    for module in (outbox, posting):
+        patch.setattr(module, "settings", changed)
 
 
 @pytest.fixture
@@ -79,13 +81,20 @@ async def an_event(operator: Connection, event: str = outbox.ALERT, **payload: A
 
 
 async def row(operator: Connection, event_id: int) -> dict[str, Any]:
-    found = await operator.fetchrow("select * from gateway.outbox where id = $1", event_id)
-    assert found is not None
+    """The one delivery of an event."""
+    (found,) = await operator.fetch("select * from gateway.deliveries where event_id = $1", event_id)
     return dict(found)
 
 
+async def claimed(most: int = 5) -> list[dict[str, Any]]:
+    """What another sender has for itself from now on."""
+    await call("fan_out", channels=["alert"], most=100)
+    found: list[dict[str, Any]] = await call("claim_deliveries", channel="alert", most=most, lease_s=60)
+    return found
+
+
 async def make_due(operator: Connection) -> None:
-    await operator.execute("update gateway.outbox set next_try_at = now()")
+    await operator.execute("update gateway.deliveries set next_try_at = now()")
 
 
 async def test_an_alert_is_sent_signed_and_once(operator: Connection, receiver: Receiver) -> None:
@@ -107,7 +116,7 @@ async def test_an_alert_is_sent_signed_and_once(operator: Connection, receiver: 
 def test_a_signature_is_the_standards_own_example() -> None:
     """From the tests of its reference libraries (github.com/standard-webhooks/standard-webhooks)."""
     secret = Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-    headers = outbox.signed(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    headers = posting.signed(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
@@ -120,7 +129,7 @@ async def test_a_receiver_that_refuses_is_asked_again_later(
     assert await outbox.send() == {"sent": 0, "failed": 1}
     stored = await row(operator, event_id)
     assert (stored["sent_at"], stored["failed_at"], stored["tries"]) == (None, None, 1)
-    assert await operator.fetchval("select next_try_at > now() + interval '20 seconds' from gateway.outbox")
+    assert await operator.fetchval("select next_try_at > now() + interval '20 seconds' from gateway.deliveries")
     assert await outbox.send() == {"sent": 0, "failed": 0}, "it is not due"
     receiver.status, receiver.headers = 200, {}
     await make_due(operator)
@@ -166,10 +175,12 @@ async def test_events_that_nobody_sends_stay_and_are_in_nobodys_way(
     monkeypatch.setattr(outbox, "MOST_EVENTS", 1)
     mails = [await an_event(operator, "user.created") for _ in range(5)]
     alert = await an_event(operator)
-    before = [await row(operator, mail) for mail in mails]
+    untouched = "select * from gateway.outbox where id = any ($1) order by id"
+    before = await operator.fetch(untouched, mails)
     assert await outbox.send() == {"sent": 1, "failed": 0}
     assert receiver.ids() == [f"evt_{alert}"]
-    assert [await row(operator, mail) for mail in mails] == before
+    assert await operator.fetch(untouched, mails) == before
+    assert await operator.fetchval("select count(*) from gateway.deliveries") == 1
 
 
 async def test_without_a_webhook_nothing_is_touched(operator: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,16 +191,17 @@ async def test_without_a_webhook_nothing_is_touched(operator: Connection, monkey
     assert await dump(operator) == before
 
 
+@pytest.mark.parametrize("error", [httpx.ReadError("cut"), KeyError("name")])
 async def test_one_failure_holds_up_no_other(
-    operator: Connection, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    operator: Connection, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     bad, good = await an_event(operator), await an_event(operator)
     deliver = outbox._deliver
 
-    async def failing(client: httpx.AsyncClient, url: str, secret: Secret, event: dict[str, Any]) -> None:
-        if event["id"] == bad:
-            raise httpx.ReadError("cut")
-        await deliver(client, url, secret, event)
+    async def failing(client: httpx.AsyncClient, url: str, secret: Secret, delivery: Any, told: Any) -> None:
+        if delivery["event_id"] == bad:
+            raise error
+        await deliver(client, url, secret, delivery, told)
 
     monkeypatch.setattr(outbox, "_deliver", failing)
     assert await outbox.send() == {"sent": 1, "failed": 1}
@@ -200,28 +212,32 @@ async def test_senders_at_once_take_different_events(operator: Connection, datab
     for _ in range(20):
         await an_event(operator)
     async with crowd(database.service, 8) as ask:
-        asked = (ask("claim_events", events=[outbox.ALERT], most=5, lease_s=60) for _ in range(8))
-        claimed = [event["id"] for batch in await asyncio.gather(*asked) for event in batch]
-    assert len(claimed) == len(set(claimed)) == 20
+        made = await asyncio.gather(*(ask("fan_out", channels=["alert"], most=5) for _ in range(8)))
+        assert sum(each["alert"] for each in made) == 20
+        asked = (ask("claim_deliveries", channel="alert", most=5, lease_s=60) for _ in range(8))
+        taken = [delivery["event_id"] for batch in await asyncio.gather(*asked) for delivery in batch]
+    assert len(taken) == len(set(taken)) == 20
 
 
 async def test_what_a_dead_sender_held_comes_again_under_its_id(operator: Connection, receiver: Receiver) -> None:
     event_id = await an_event(operator)
-    (claimed,) = await call("claim_events", events=[outbox.ALERT], most=5, lease_s=60)
+    (held,) = await claimed()
     assert await outbox.send() == {"sent": 0, "failed": 0}
     await make_due(operator)  # the lease is over
     assert await outbox.send() == {"sent": 1, "failed": 0}
     assert receiver.ids() == [f"evt_{event_id}"]
-    assert claimed["id"] == event_id
-    assert await call("event_failed", event_id=event_id, tries=0, wait_s=None) == {"counted": False}
+    failed = await call("delivery_failed", delivery_id=held["id"], tries=0, wait_s=None, reason="late")
+    assert failed == {"counted": False}
     assert (await row(operator, event_id))["failed_at"] is None, "what was delivered stays so"
 
 
 async def test_a_failure_that_is_reported_twice_is_counted_once(operator: Connection) -> None:
     event_id = await an_event(operator)
+    (held,) = await claimed()
     for counted in (True, False):
-        assert await call("event_failed", event_id=event_id, tries=0, wait_s=60) == {"counted": counted}
-    assert (await row(operator, event_id))["tries"] == 1
+        told = await call("delivery_failed", delivery_id=held["id"], tries=0, wait_s=60, reason="status 500")
+        assert told == {"counted": counted}
+    assert [(await row(operator, event_id))[name] for name in ("tries", "reason")] == [1, "status 500"]
 
 
 @pytest.mark.parametrize(
@@ -248,16 +264,16 @@ async def test_no_private_address_is_asked(
     configured(monkeypatch, url, stage)
     async with httpx.AsyncClient() as client:
         monkeypatch.setattr(client, "send", None)
-        event = {"id": 1, "event": outbox.ALERT, "payload": {}, "created_at": "2026-11-23T00:00:00Z", "tries": 0}
-        with pytest.raises(outbox.Undelivered, match="not public"):
-            await outbox._deliver(client, url, Secret(SECRET), event)
+        event = {"event_id": 1, "event": outbox.ALERT, "created_at": "2026-11-23T00:00:00Z", "tries": 0}
+        with pytest.raises(posting.Undelivered, match="not public"):
+            await outbox._deliver(client, url, Secret(SECRET), event, {})
     await an_event(operator)
     assert await outbox.send() == {"sent": 0, "failed": 1}
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1"])
 def test_an_address_of_the_internet_is_public(address: str) -> None:
-    assert outbox.is_public(ipaddress.ip_address(address))
+    assert posting.is_public(ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +281,7 @@ def test_an_address_of_the_internet_is_public(address: str) -> None:
     ["0.0.0.0", "100.64.0.1", "224.0.0.1", "172.16.0.1", "fd00::1", "fe80::1", "ff02::1", "::", "::ffff:7f00:1"],  # noqa: S104
 )
 def test_any_other_address_is_not(address: str) -> None:
-    assert not outbox.is_public(ipaddress.ip_address(address))
+    assert not posting.is_public(ipaddress.ip_address(address))
 
 
 def test_waits_grow_to_a_bound_and_differ() -> None:

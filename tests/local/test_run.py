@@ -26,7 +26,10 @@ from local.home import Home
 ROOT = Path(__file__).parent.parent.parent
 START_DEADLINE_S = 60
 STOP_DEADLINE_S = 20
-SETTINGS = {"GATEWAY_URL", "GATEWAY_SIGN_IN", "OPENAI_BASE_URL", "OPENAI_API_KEY", "GATEWAY_ADMIN_KEY", "DATABASE_URL"}
+SETTINGS = {
+    "GATEWAY_URL", "GATEWAY_SIGN_IN", "GATEWAY_MAILBOX", "OPENAI_BASE_URL", "OPENAI_API_KEY", "GATEWAY_ADMIN_KEY",
+    "DATABASE_URL",
+}  # fmt: skip
 PROGRAM = "import asyncio, pathlib, sys; from local.__main__ import main; asyncio.run(main(pathlib.Path(sys.argv[1])))"
 
 
@@ -70,6 +73,10 @@ def balance(env: dict[str, str]) -> Decimal:
     return Decimal(answer.json()["data"]["balance_usd"])
 
 
+def mailbox_page(env: dict[str, str]) -> str:
+    return httpx.get(env["GATEWAY_MAILBOX"]).text
+
+
 def streamed_cost(env: dict[str, str]) -> Decimal:
     """What one streamed completion says that it cost."""
     with openai.OpenAI(base_url=env["OPENAI_BASE_URL"], api_key=env["OPENAI_API_KEY"]) as client:
@@ -109,6 +116,7 @@ async def test_a_new_user_s_first_minutes(tmp_path: Path, transport: str):
     with running(folder, TRANSPORT=transport) as env:
         assert set(env) == SETTINGS
         assert balance(env) == 100
+        assert "Mailbox" in mailbox_page(env)
         cost = streamed_cost(env)
         assert cost > 0
         assert balance(env) == 100 - cost

@@ -21,6 +21,10 @@ SCOPES: dict[Route, Scope | None] = {
     ("POST", "/auth/privy"): None,
     ("POST", "/auth/supabase"): None,
     ("POST", "/auth/leaked-keys"): None,
+    ("POST", "/auth/recovery"): None,
+    ("POST", "/auth/recovery/confirm"): None,
+    ("GET", "/unsubscribe"): None,
+    ("POST", "/unsubscribe"): None,
     ("POST", "/v1/chat/completions"): Scope.INFERENCE,
     ("POST", "/auth/session-keys"): Scope.INFERENCE,
     ("DELETE", "/auth/session"): Scope.INFERENCE,
@@ -126,6 +130,9 @@ BODIES: dict[Route, dict[str, Any]] = {
     ("PUT", "/user/rate-limits/{id}"): {"requests_per_minute": 1},
 }
 """What a route has to be told before it looks at who asks, or at whose it is."""
+
+PROVEN: frozenset[Route] = frozenset({("GET", "/unsubscribe")})
+"""Public pages that show nothing without a proof: a link of ours."""
 
 KEY_IDS: frozenset[Route] = frozenset(
     (method, path) for method, path in SCOPES if path.startswith(("/user/api-keys/{id}", "/user/rate-limits/{id}"))

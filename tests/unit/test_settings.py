@@ -44,6 +44,11 @@ FULL = GOOD | {
         ({"PORTKEY_BASE_URL": "ftp://CANARY.example"}, "PORTKEY_BASE_URL"),
         ({"FEATHERLESS_BASE_URL": "CANARY.example"}, "FEATHERLESS_BASE_URL"),
         ({"CHUTES_BASE_URL": "http://localhost.CANARY.example:80/"}, "CHUTES_BASE_URL"),
+        ({"RESEND_BASE_URL": "http://CANARY.example"}, "RESEND_BASE_URL"),
+        ({"API_URL": "http://CANARY.example"}, "API_URL"),
+        ({"MAIL_FROM": "CANARY"}, "MAIL_FROM"),
+        ({"MAIL_FROM": "CANARY@example.com\r\nBcc: x@example.com"}, "MAIL_FROM"),
+        ({"MAIL_FROM": "CANARY <a@example.com>, b@example.com"}, "MAIL_FROM"),
     ],
 )
 def test_what_is_missing_or_malformed_is_named_and_never_shown(change: dict[str, str | None], named: str):
@@ -90,6 +95,21 @@ def test_either_transport_is_enough(transport: dict[str, str]):
     environ = {name: value for name, value in GOOD.items() if name != "DATABASE_URL"}
     settings = load(environ | transport)
     assert bool(settings.database_url) is not bool(settings.supabase_url)
+
+
+def test_mail_is_sent_by_who_has_a_key_and_a_sender():
+    key, sender = {"RESEND_API_KEY": CANARY}, {"MAIL_FROM": "Gatewayz <hello@example.com>"}
+    assert [load(GOOD | change).mail for change in ({}, key, sender)] == [None] * 3
+    mail = load(GOOD | key | sender).mail
+    assert mail is not None
+    assert (mail.key.reveal(), mail.sender, mail.base_url) == (CANARY, sender["MAIL_FROM"], "https://api.resend.com")
+    assert CANARY not in repr(mail)
+
+
+def test_links_in_mails_lead_to_this_api():
+    assert load(GOOD | {"PUBLIC_URL": "https://example.com/"}).api_url == "https://example.com"
+    both = {"PUBLIC_URL": "https://example.com", "API_URL": "https://api.example.com/"}
+    assert load(GOOD | both).api_url == "https://api.example.com"
 
 
 def test_empty_settings_are_no_settings():
