@@ -18,6 +18,8 @@ MOST_BATCHES = 20
 """And transactions of one run; what is left waits a minute for the next."""
 MOST_DAYS = 92
 """UTC days that one question may be about."""
+TROUBLE = ("outbox_failed", "stripe_events_waiting", "payments_disagreeing")
+"""Numbers that are to be looked at when they are not 0."""
 BY_OFFER, BY_CUSTOMER = ("model", "provider", "day"), ("user", "key")
 COUNTS = (
     "requests",
@@ -144,7 +146,7 @@ async def monitor(hours: int) -> dict[str, Any]:
     holds = found["holds"]
     return {
         "system": {
-            "status": "degraded" if holds["stale"] or found["outbox_failed"] else "healthy",
+            "status": "degraded" if holds["stale"] or any(found[name] for name in TROUBLE) else "healthy",
             "active_users": found["active_users"],
             "total_requests": requests,
             "error_rate": _rate(errors, requests),
@@ -155,6 +157,8 @@ async def monitor(hours: int) -> dict[str, Any]:
             "holds_open": holds["open"],
             "held_usd": show(int(holds["held_nano"])),
             "holds_stale": holds["stale"],
+            "stripe_events_waiting": found["stripe_events_waiting"],
+            "payments_disagreeing": found["payments_disagreeing"],
         },
         "usage": {"rolled_up_until": until, "lag_s": _age_s(until)},
         "outbox": {"waiting": found["outbox"], "failed": found["outbox_failed"]},

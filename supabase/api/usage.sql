@@ -301,6 +301,9 @@ returns jsonb language sql stable security definer set search_path = '' as $$
         select 'alert', o.event, o.created_at from gateway.outbox o where o.to_operator and o.event = 'security.alert') e
        group by 1, 2) w),
     -- a customer's webhook that does not answer is no fault of ours
+    'stripe_events_waiting', (select count(*) from gateway.stripe_events e
+                               where e.worked_at is null and e.received_at < clock_timestamp() - interval '1 hour'),
+    'payments_disagreeing', (select count(*) from gateway.payments p where p.status = 'disagreeing'),
     'outbox_failed', (select count(*) from gateway.deliveries d
                        where d.failed_at > clock_timestamp() - interval '7 days' and d.channel <> 'webhook'
                          and d.reason is distinct from 'withdrawn'),

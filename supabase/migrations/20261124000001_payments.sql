@@ -40,6 +40,7 @@ comment on table gateway.payments is 'What a user pays: we decide the amount and
 comment on column gateway.payments.status is 'disagreeing: Stripe was paid another amount or currency than we asked for, and nothing is credited.';
 comment on column gateway.payments.version is 'Counts what was recorded: facts that were read before another record are not recorded over it.';
 create index payments_by_user on gateway.payments (user_id, id);
+create index payments_disagreeing on gateway.payments (id) where status = 'disagreeing';
 create index payments_to_check on gateway.payments (checked_at nulls first) where status = 'pending';
 create unique index one_open_top_up on gateway.payments (user_id) where kind = 'auto_top_up' and status = 'pending';
 create index payments_by_card on gateway.payments (card_fingerprint) where card_fingerprint is not null;

@@ -132,7 +132,9 @@ async def test_the_monitor_says_how_things_are(gateway: InProcess):
     assert (answer["system"]["status"], answer["system"]["total_requests"]) == ("healthy", 4)
     assert (answer["system"]["active_users"], answer["system"]["error_rate"]) == (2, 0.25)
     assert answer["database"]["status"] == "connected"
-    assert answer["money"] == {"holds_open": 0, "held_usd": "0", "holds_stale": 0}
+    assert answer["money"] == {
+        "holds_open": 0, "held_usd": "0", "holds_stale": 0, "stripe_events_waiting": 0, "payments_disagreeing": 0
+    }  # fmt: skip
     assert [each["provider"] for each in answer["providers"]] == ["sandbox"]
     await gateway.client.get("/v1/key", headers=gateway.headers(key=gateway.admin_key[:-1] + "x"))
     await gateway.books.execute("update gateway.api_keys set status = 'revoked' where user_id = $1", gateway.user_id)
