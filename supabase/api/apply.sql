@@ -25,6 +25,7 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir provider_keys.sql
 \ir administration.sql
 \ir outbox.sql
+\ir webhooks.sql
 \ir usage.sql
 \ir balances.sql
 \ir alerts.sql
