@@ -99,6 +99,8 @@ returns jsonb language sql stable security definer set search_path = '' as $$
                    from gateway.api_keys k where k.user_id = export_user.user_id),
     'provider_keys', (select coalesce(jsonb_agg(to_jsonb(p) - array['sealed', 'user_id'] order by p.id), '[]')
                         from gateway.provider_keys p where p.user_id = export_user.user_id),
+    'webhooks', (select coalesce(jsonb_agg(to_jsonb(w) - array['sealed', 'user_id'] order by w.id), '[]')
+                   from gateway.webhooks w where w.user_id = export_user.user_id),
     'credit_transactions', (select coalesce(jsonb_agg(to_jsonb(t) - array['user_id', 'actor_id'] order by t.id desc), '[]') from transactions t),
     'requests', (select coalesce(jsonb_agg(to_jsonb(r) - array['user_id', 'upstream_cost_nano'] order by r.created_at desc), '[]') from requests r),
     'audit_log', (select coalesce(jsonb_agg(api.entry_shown(a, export_user.user_id) order by a.id desc), '[]') from entries a),
@@ -124,6 +126,7 @@ begin
   delete from gateway.identities i where i.user_id = delete_user.user_id;
   delete from gateway.provider_keys p where p.user_id = delete_user.user_id;
   delete from gateway.notification_preferences n where n.user_id = delete_user.user_id;
+  delete from gateway.webhooks w where w.user_id = delete_user.user_id;
   delete from gateway.recovery_tokens t where t.user_id = delete_user.user_id;
   perform api.audit(actor, 'user.deleted', 'user:' || delete_user.user_id, delete_user.user_id, null, null);
   insert into gateway.outbox (event, payload) values ('user.deleted', jsonb_build_object('user_id', delete_user.user_id));

@@ -32,6 +32,7 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir payments.sql
 \ir subscriptions.sql
 \ir outbox.sql
+\ir webhooks.sql
 \ir usage.sql
 \ir balances.sql
 \ir alerts.sql

@@ -63,6 +63,7 @@ returns bigint language sql as $$
     union all
     select d.id, 'mail', u.id from due d join gateway.users u on u.role = 'admin'
      where d.event = 'security.alert' and api.mail_address(u, d.event, d.payload) is not null
+     order by 1, 3
     on conflict do nothing returning 1
   )
   select count(*) from made
@@ -80,6 +81,7 @@ returns bigint language sql as $$
     insert into gateway.deliveries (event_id, channel, target)
     select t.id, 'webhook', w.id from taken t join gateway.webhooks w on w.user_id = (t.payload ->> 'user_id')::bigint
      where w.is_active and t.event = any (w.events) and w.created_at <= t.created_at
+     order by t.id, w.id
     on conflict do nothing returning 1
   )
   select count(*) from made
@@ -94,7 +96,7 @@ returns bigint language sql as $$
        order by x.id limit most for no key update skip locked)
     returning o.id
   ), made as (
-    insert into gateway.deliveries (event_id, channel, target) select t.id, 'alert', 0 from taken t
+    insert into gateway.deliveries (event_id, channel, target) select t.id, 'alert', 0 from taken t order by t.id
     on conflict do nothing returning 1
   )
   select count(*) from made

@@ -19,9 +19,10 @@ from gateway.database import call
 from gateway.settings import AlertSettings, Secret
 from tests.harness.builders import crowd, dump
 from tests.harness.gateway import listening
+from tests.harness.receiver import Receiver
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tests.harness.builders import Connection
     from tests.harness.postgres import Database
@@ -32,29 +33,6 @@ pytestmark = pytest.mark.usefixtures("service")
 
 KEY = b"a key that both sides have, and nobody else"
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
-
-
-class Receiver:
-    """A webhook's receiver at `url`: keeps what came, and answers `status` with `headers`."""
-
-    def __init__(self) -> None:
-        self.url, self.status = "", 204
-        self.headers: dict[str, str] = {}
-        self.came: list[tuple[str, dict[str, str], bytes]] = []
-
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        body = b""
-        while (message := await receive())["type"] == "http.request":
-            body += message["body"]
-            if not message.get("more_body"):
-                break
-        self.came.append((scope["path"], {name.decode(): value.decode() for name, value in scope["headers"]}, body))
-        headers = [(name.encode(), value.encode()) for name, value in self.headers.items()]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"thanks"})
-
-    def ids(self) -> list[str]:
-        return sorted(headers["webhook-id"] for _, headers, _ in self.came)
 
 
 def configured(patch: pytest.MonkeyPatch, url: str | None, stage: str = "dev", secret: str = SECRET) -> None:

@@ -53,6 +53,7 @@ MAY_EXECUTE = {
     "balance": {"gateway_account", "gateway_admin"},
     "change_key": {"gateway_account"},
     "change_profile": {"gateway_account"},
+    "change_webhook": {"gateway_account"},
     "claim_deliveries": {"gateway_jobs"},
     "claim_open_payments": {"gateway_jobs"},
     "claim_stripe_events": {"gateway_jobs"},
@@ -64,6 +65,7 @@ MAY_EXECUTE = {
     "create_key": {"gateway_account", "gateway_admin"},
     "create_session": {"gateway_auth"},
     "create_user": {"gateway_admin"},
+    "create_webhook": {"gateway_account"},
     "credit_packages": {"gateway_billing"},
     "credits": {"gateway_account"},
     "customer": {"gateway_billing"},
@@ -72,6 +74,8 @@ MAY_EXECUTE = {
     "delete_provider_key": {"gateway_account"},
     "delete_role": {"gateway_admin"},
     "delete_user": {"gateway_account"},
+    "delete_webhook": {"gateway_account"},
+    "deliveries_of": {"gateway_account"},
     "delivery_failed": {"gateway_jobs"},
     "delivery_sent": {"gateway_jobs"},
     "due_rotations": {"gateway_jobs"},
@@ -146,6 +150,7 @@ MAY_EXECUTE = {
     "subscription_of": {"gateway_billing"},
     "subscription_version": {"gateway_billing", "gateway_stripe_webhook", "gateway_jobs"},
     "take_secret": {"gateway_account"},
+    "test_webhook": {"gateway_account"},
     "transactions": {"gateway_account"},
     "trial_of": {"gateway_account", "gateway_trials"},
     "trial_terms": {"gateway_admin"},
@@ -156,6 +161,7 @@ MAY_EXECUTE = {
     "users": {"gateway_admin"},
     "verify_audit": {"gateway_admin"},
     "watch_balances": {"gateway_jobs"},
+    "webhooks_of": {"gateway_account"},
 }
 """Functions that are called from outside; service_role, and who logs in with it, may call each. The rest are parts of
 these and only their owner's."""

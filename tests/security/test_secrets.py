@@ -131,7 +131,7 @@ async def test_in_no_log_of_a_function(database: Database, upstream: Upstream, t
         shown.append((await gateway.client.get("/v1/key", headers=gateway.headers())).text)
         await gateway.books.execute("alter function api.authorize rename to gone")
         shown.append((await gateway.ask(messages=SAYING)).text)
-        await gateway.books.execute("drop table gateway.outbox")
+        await gateway.books.execute("drop table gateway.outbox cascade")
         await gateway.books.execute("drop function api.key_status")
         shown.append((await gateway.client.get("/v1/key", headers=gateway.headers())).text)
         await until(lambda: any("attempt_failed" in line for line in gateway.log))

@@ -66,11 +66,13 @@ def receipt(payload: Payload) -> Said:
 
 
 def refunded(payload: Payload) -> Said:
-    """payment.refunded {user_id, payment_id, refunded_cents}."""
-    return f"Refund: {_dollars(payload['refunded_cents'])}", [
-        Words("We refunded a payment to the card or account it came from. It can take some days to show there."),
-        Facts([("Payment", f"number {payload['payment_id']}"), ("Refunded", _dollars(payload["refunded_cents"]))]),
-        Words("The credits that it bought were taken off your balance."),
+    """payment.refunded {user_id, payment_id, refunded_cents}: of the payment in all, in however many parts."""
+    return "Your payment was refunded", [
+        Words("We sent money back to the card or account it came from. It can take some days to show there."),
+        Facts(
+            [("Payment", f"number {payload['payment_id']}"), ("Refunded in all", _dollars(payload["refunded_cents"]))]
+        ),
+        Words("The credits that were bought with it were taken off your balance."),
     ]
 
 
