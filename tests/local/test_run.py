@@ -138,8 +138,8 @@ def test_port_chooses_the_port(tmp_path: Path, unused_tcp_port: int):
         assert env["OPENAI_BASE_URL"] == f"http://127.0.0.1:{unused_tcp_port}/v1"
 
 
-@pytest.mark.parametrize("page", ["accounts", "money"])
-async def test_a_tour_is_as_its_page_says(tmp_path: Path, page: str):
+@pytest.mark.parametrize(("page", "least"), [("accounts", 40), ("money", 15), ("mail", 4)])
+async def test_a_tour_is_as_its_page_says(tmp_path: Path, page: str, least: int):
     """Every command of the page, in one shell."""
     text = (ROOT / "docs" / f"{page}.md").read_text()
     tour = "\n".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
@@ -148,6 +148,6 @@ async def test_a_tour_is_as_its_page_says(tmp_path: Path, page: str):
         shell = await asyncio.to_thread(in_bash, tour)
         assert shell.returncode == 0, shell.stdout[-2000:] + shell.stderr[-2000:]
         answers = [json.loads(line) for line in shell.stdout.splitlines() if line.startswith("{")]
-        assert len(answers) > 15
+        assert len(answers) >= least
         assert all(answer.get("success", True) for answer in answers)
         assert await violations(env) == 0
