@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import resend as official
 
 from local.resend import API_KEY, Resend
 from tests.harness.gateway import listening, on_lambda
@@ -76,7 +77,6 @@ async def test_what_resend_refuses_is_refused(
 
 
 async def test_resends_own_client_is_served(resend: tuple[Resend, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch):
-    official = pytest.importorskip("resend", reason="Resend's own client is no dependency of ours")
     running, client = resend
     monkeypatch.setattr(official, "api_key", API_KEY)
     monkeypatch.setattr(official, "api_url", str(client.base_url).rstrip("/"))
