@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import pytest
@@ -82,8 +82,8 @@ async def test_resends_own_client_is_served(resend: tuple[Resend, httpx.AsyncCli
     monkeypatch.setattr(official, "api_url", str(client.base_url).rstrip("/"))
 
     def use() -> tuple[Any, Any, Any]:
-        options = {"idempotency_key": "two"}
-        first, second = (official.Emails.send(MAIL, options) for _ in range(2))
+        mail, options = cast("Any", MAIL), official.Emails.SendOptions(idempotency_key="two")
+        first, second = (official.Emails.send(mail, options) for _ in range(2))
         return first["id"], second["id"], official.Emails.get(first["id"])
 
     first, second, read = await asyncio.to_thread(use)
@@ -91,7 +91,7 @@ async def test_resends_own_client_is_served(resend: tuple[Resend, httpx.AsyncCli
     assert (read["subject"], read["to"]) == ("Hi", ["b@example.com"])
     monkeypatch.setattr(official, "api_key", "re_other")
     with pytest.raises(official.exceptions.ResendError, match="API key is invalid"):
-        await asyncio.to_thread(official.Emails.send, MAIL)
+        await asyncio.to_thread(official.Emails.send, cast("Any", MAIL))
 
 
 async def test_the_job_mails_from_its_own_process(database: Database, mailbox: Mailbox, tmp_path: Path):
