@@ -32,11 +32,17 @@ print(json.dumps(found))
 
 def run_python(code: str) -> str:
     """What a program prints, run with the settings of a function and nothing else."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = ended(code)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def ended(code: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """How a program ended, run with the settings of a function and these changes."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=ENVIRONMENT | changes, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
 
 
 def routes_of(group: str) -> set[tuple[str, str]]:

@@ -11,6 +11,7 @@ import pytest
 
 from gateway import reconciliation, stripe_events
 from gateway.money import NANO
+from tests.architecture.functions import ended
 from tests.functions.test_errors import error_of
 from tests.functions.test_payments import CHECKOUT, START, bought, delivered, post
 
@@ -213,3 +214,12 @@ async def test_forged_events_are_refused_and_not_kept(gateway: InProcess, stripe
         answer = await gateway.client.post("/api/stripe/webhook", content=raw, headers=given)
         assert answer.status_code == 400, name
     assert await gateway.tables() == before
+
+
+@pytest.mark.parametrize("secret", ["", "STRIPE_SECRET_KEY"])
+def test_without_the_secret_that_stripe_signs_with_its_function_does_not_start(secret: str):
+    changes = {secret or "STRIPE_WEBHOOK_SECRET": ""}
+    done = ended("import stripe_webhook.handler", **changes)
+    assert done.returncode != 0
+    assert "IncompleteSettings: STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET must be set" in done.stderr
+    assert "sk_test_only" not in done.stderr
