@@ -43,6 +43,12 @@ async def get_log(
     return json_answer({"success": True, "activities": page, "count": len(page), "next_cursor": following})
 
 
+@router.get("/v1/generation")
+async def get_generation(caller: Reader, given: Annotated[Line, Query(alias="id")]) -> Response:
+    """Show one request of the account's, with what the ledger has of it."""
+    return json_answer({"data": await activity.generation(caller.user_id, given)})
+
+
 @router.get("/user/activity/stats")
 async def get_stats(
     caller: Reader,

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from gateway import database, spreadsheet
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, NotFound
 from gateway.money import number, show
 
 MOST_IN_STATEMENT = 10_000
@@ -78,6 +78,50 @@ async def statement(user_id: int, **filters: Any) -> str:
         )
     names = ("id", "created_at", "transaction_type", "amount_usd", "reference", "description")
     return spreadsheet.csv_of(names, ([row[name] for name in names] for row in found))
+
+
+async def generation(user_id: int, given: str) -> dict[str, Any]:
+    """One of a user's requests by its `gen-…` id, as OpenRouter shows it, with what the ledger has of it.
+
+    https://openrouter.ai/docs/api-reference/get-a-generation. Raises NotFound.
+    """
+    try:
+        hold_id = UUID(given.removeprefix("gen-"))
+    except ValueError:
+        raise NotFound("There is no such generation.", param="id") from None
+    found = await database.call("generation", hold_id=hold_id, user_id=user_id)
+    record, hold = found["record"] or {}, found["hold"]
+    return {
+        "id": f"gen-{hold_id}",
+        "upstream_id": record.get("upstream_id"),
+        "model": record.get("model"),
+        "provider_name": record.get("provider"),
+        "total_cost": number(record.get("cost_nano", 0)),
+        "usage": number(record.get("cost_nano", 0)),
+        "byok_usage": number(record.get("byok_nano", 0)),
+        "is_byok": record.get("is_byok", False),
+        "upstream_inference_cost": None,
+        "cache_discount": None,
+        **{f"tokens_{kind}": record.get(f"{kind}_tokens") for kind in ("prompt", "completion")},
+        **{
+            f"native_tokens_{kind}": record.get(f"{kind}_tokens")
+            for kind in ("prompt", "completion", "reasoning", "cached")
+        },
+        "latency": record.get("first_byte_ms"),
+        "generation_time": record.get("duration_ms"),
+        "streamed": record.get("is_streamed"),
+        "cancelled": record.get("outcome") == "cancelled",
+        "finish_reason": record.get("finish_reason"),
+        "outcome": record.get("outcome", hold["state"]),
+        "error": record.get("error"),
+        "attempts": record.get("attempts") or [],
+        "created_at": hold["created_at"],
+        "ledger": {
+            "hold": {**_priced({"bound_nano": hold["bound_nano"]}), "state": hold["state"]},
+            "settled_at": hold["ended_at"],
+            "entries": [_priced(entry) for entry in found["entries"]],
+        },
+    }
 
 
 def _priced(row: Row) -> Row:

@@ -37,7 +37,8 @@ async def subscribe(actor: Actor, user_id: int, plan_id: int, *, success_url: st
         "cancel_url": cancel_url,
     }
     async with stripe_api.asked() as api:
-        session = await api.checkout.sessions.create_async(wanted)
+        key = f"gatewayz-subscribe-{user_id}-{plan_id}-{actor['request_id']}"
+        session = await api.checkout.sessions.create_async(wanted, {"idempotency_key": key})
     return {"status": "pending_payment", "checkout_url": session.url, "new_plan": plan["name"]}
 
 

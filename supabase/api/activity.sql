@@ -72,3 +72,25 @@ begin
            order by x.id desc limit transactions.most) t);
 end $$;
 grant execute on function api.transactions to gateway_account, service_role;
+
+-- One of a user's requests with all that the ledger has of it: {hold, record, entries}, `record` null while it runs or when it took
+-- nothing; raises 404, for another user's as for none.
+create function api.generation(hold_id uuid, user_id bigint)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+declare h gateway.credit_holds;
+begin
+  select * into h from gateway.credit_holds x where x.id = generation.hold_id and x.user_id = generation.user_id;
+  if not found then
+    raise exception using errcode = 'PT404', message = 'not_found', detail = '{"param": "id"}';
+  end if;
+  return jsonb_build_object(
+    'hold', to_jsonb(h) - array['user_id', 'idempotency_key', 'tokens'],
+    -- a record is written when its hold ends, which says in which month it is
+    'record', (select to_jsonb(r) - array['user_id', 'upstream_cost_nano'] from gateway.usage_records r
+                where r.id = h.id and r.created_at between h.created_at - interval '1 minute' and coalesce(h.ended_at, now()) + interval '1 day'
+                limit 1),
+    'entries', (select coalesce(jsonb_agg(jsonb_build_object('id', t.id, 'kind', t.kind, 'amount_nano', t.amount_nano,
+                                                             'reference', t.reference, 'created_at', t.created_at) order by t.id), '[]')
+                  from gateway.credit_transactions t where t.kind = 'usage' and t.reference = h.id::text));
+end $$;
+grant execute on function api.generation to gateway_account, service_role;

@@ -86,6 +86,7 @@ MAY_EXECUTE = {
     "export_user": {"gateway_account"},
     "fan_out": {"gateway_jobs"},
     "find_payment": {"gateway_billing", "gateway_stripe_webhook", "gateway_jobs"},
+    "generation": {"gateway_account"},
     "grant": {"gateway_admin"},
     "health": {"gateway_health"},
     "holder": {"gateway_admin"},

@@ -104,3 +104,36 @@ async def test_a_keys_errors(gateway: InProcess, capsys: pytest.CaptureFixture[s
     for path in ("/v1/credits", "/v1/key"):
         error_of(await gateway.client.get(path), 401, "invalid_api_key")
     assert capsys.readouterr() == ("", ""), "a refusal is nothing to log"
+
+
+async def test_a_generation_is_shown_with_its_ledger(gateway: InProcess):
+    answer = (await gateway.ask()).json()
+    await gateway.ended()
+    shown = (await gateway.client.get(f"/v1/generation?id={answer['id']}", headers=gateway.headers())).json()["data"]
+    assert (shown["id"], shown["model"], shown["provider_name"]) == (answer["id"], "sandbox/chat", "sandbox")
+    assert shown["native_tokens_completion"] == answer["usage"]["completion_tokens"]
+    assert Decimal(str(shown["total_cost"])) == Decimal(str(answer["usage"]["cost"])) > 0
+    ledger = shown["ledger"]
+    assert (ledger["hold"]["state"], len(ledger["entries"])) == ("settled", 1)
+    assert Decimal(str(ledger["entries"][0]["amount"])) == -Decimal(str(shown["total_cost"]))
+
+
+async def test_a_generation_that_failed_took_nothing_and_says_why(gateway: InProcess):
+    refused = await gateway.ask(model="sandbox/error")
+    assert refused.status_code == 502
+    await gateway.ended()
+    hold_id = await gateway.books.fetchval("select id from gateway.credit_holds")
+    shown = (await gateway.client.get(f"/v1/generation?id=gen-{hold_id}", headers=gateway.headers())).json()["data"]
+    assert (shown["outcome"], shown["error"], shown["total_cost"]) == ("failed", "provider_error", 0)
+    assert shown["ledger"]["entries"] == []
+
+
+async def test_another_users_generation_is_as_if_it_were_not(gateway: InProcess):
+    answer = (await gateway.ask()).json()
+    await gateway.ended()
+    stranger = await gateway.customer(0)
+    told = []
+    for given in (answer["id"], "gen-00000000-0000-4000-8000-000000000000", "nonsense"):
+        response = await gateway.client.get(f"/v1/generation?id={given}", headers=gateway.headers(key=stranger))
+        told.append((response.status_code, response.json()["error"]["code"], response.json()["error"]["param"]))
+    assert set(told) == {(404, "not_found", "id")}

@@ -50,7 +50,8 @@ NOBODY = f"postgresql://gateway:{DATABASE_PASSWORD}@127.0.0.1:1/gateway"
 CANARY = "kanari-0f6e1d"
 """Stands for a secret: it is where nobody may read it."""
 GROUPS = {
-    "/v1/models": catalog, "/v1/credits": account, "/v1/key": account, "/user": account, "/auth": auth,
+    "/v1/models": catalog, "/v1/credits": account, "/v1/key": account, "/v1/generation": account,
+    "/user": account, "/auth": auth,
     "/unsubscribe": account,
     "/coupons": account, "/referral": account, "/admin": admin, "/create": admin, "/plans/assign": admin,
     "/health": health, "/ping": health, "/api/stripe/webhook": stripe_webhook, "/api/stripe": billing,

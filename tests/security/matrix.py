@@ -30,6 +30,7 @@ SCOPES: dict[Route, Scope | None] = {
     ("DELETE", "/auth/session"): Scope.INFERENCE,
     ("GET", "/v1/credits"): Scope.ACCOUNT_READ,
     ("GET", "/v1/key"): Scope.ACCOUNT_READ,
+    ("GET", "/v1/generation"): Scope.ACCOUNT_READ,
     ("GET", "/user/balance"): Scope.ACCOUNT_READ,
     ("GET", "/user/profile"): Scope.ACCOUNT_READ,
     ("GET", "/user/credit-transactions"): Scope.ACCOUNT_READ,
