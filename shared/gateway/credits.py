@@ -72,6 +72,22 @@ class Hold(msgspec.Struct, frozen=True):
     replay: Replay | None = None
 
 
+class Quote(msgspec.Struct, frozen=True):
+    """The offers that a request would have, and what is free of the balance and the key's limit, in nano-dollars."""
+
+    offers: list[Offer]
+    available_nano: int
+
+
+async def quote(**request: Any) -> Quote:
+    """What a completion would be offered (see api.quote). Raises the 4xx that would refuse it whatever it cost."""
+    try:
+        return msgspec.convert(await database.call("quote", **request), Quote)
+    except (Unauthenticated, InsufficientScope) as refusal:
+        await refusals.count(refusal, request["ip"], request["key_id"])
+        raise
+
+
 async def authorize(**request: Any) -> Hold:
     """Admit a completion (see api.authorize). Raises the 4xx that refuses it, and DatabaseUnavailable."""
     try:

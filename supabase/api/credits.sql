@@ -29,6 +29,20 @@ begin
 end $$;
 grant execute on function api.authorize to gateway_chat, service_role;
 
+-- What a completion would be offered: {offers, available_nano}, the latter being free of the balance and of the key's own limit. Raises
+-- what authorize would, but for money and limits, and takes nothing.
+create function api.quote(key_id text, key_hashes jsonb, ip inet, referer text, models jsonb, providers jsonb, preferences jsonb)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+declare who constant api.caller := api.verify(key_id, key_hashes, ip, referer, 'inference');
+begin
+  return (select jsonb_build_object(
+    'offers', (select jsonb_agg(jsonb_strip_nulls(to_jsonb(o))) from unnest(api.offers_for(who, models, providers, preferences)) o),
+    'available_nano', greatest(0, least(u.credits_nano - u.held_nano - u.frozen_nano,
+                                        who.limit_nano - api.spent(who.key_id, who.limit_reset))))
+    from gateway.users u where u.id = who.user_id);
+end $$;
+grant execute on function api.quote to gateway_chat, service_role;
+
 -- The offers open to this caller, best first: by the user's own keys of providers before all others, unless preferences say
 -- {own_keys: only | never}. Raises 403, 404, 400 or 503 when there is none.
 create function api.offers_for(who api.caller, models jsonb, providers jsonb, preferences jsonb)

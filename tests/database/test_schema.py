@@ -115,6 +115,7 @@ MAY_EXECUTE = {
     "purge_credentials": {"gateway_jobs"},
     "purge_idempotency_keys": {"gateway_jobs"},
     "put_provider_key": {"gateway_account"},
+    "quote": {"gateway_chat"},
     "raise_alert": {"gateway_admin"},
     "raise_alerts": {"gateway_jobs"},
     "rate_limits": {"gateway_account", "gateway_admin"},

@@ -26,6 +26,7 @@ SCOPES: dict[Route, Scope | None] = {
     ("GET", "/unsubscribe"): None,
     ("POST", "/unsubscribe"): None,
     ("POST", "/v1/chat/completions"): Scope.INFERENCE,
+    ("POST", "/v1/quote"): Scope.INFERENCE,
     ("POST", "/auth/session-keys"): Scope.INFERENCE,
     ("DELETE", "/auth/session"): Scope.INFERENCE,
     ("GET", "/v1/credits"): Scope.ACCOUNT_READ,
@@ -133,6 +134,7 @@ SCOPES: dict[Route, Scope | None] = {
 
 BODIES: dict[Route, dict[str, Any]] = {
     ("POST", "/v1/chat/completions"): {"model": "sandbox/chat", "messages": HELLO},
+    ("POST", "/v1/quote"): {"model": "sandbox/chat", "messages": HELLO},
     ("PUT", "/user/api-keys/{id}"): {"key_name": "another"},
     ("PUT", "/user/rate-limits/{id}"): {"requests_per_minute": 1},
 }

@@ -92,6 +92,14 @@ def cost_nano(usage: Usage, offer: Offer) -> int:
     )
 
 
+def bound_nano(bounds: Bounds, completion_tokens: int, offer: Offer) -> int:
+    """The most that a request can cost at an offer's prices, in nano-dollars: what its admission holds (api.fit)."""
+    dearest = max(offer.prompt_price, offer.cache_read_price, offer.cache_write_price)
+    return money.cost(
+        (bounds.prompt_tokens, dearest), (1, offer.request_price), (completion_tokens, offer.completion_price)
+    )
+
+
 def usage_of(reported: Any) -> Usage | None:
     """A provider's `usage` object, or None when it is missing or not believable (negative, absurd, not numbers)."""
     if not isinstance(reported, dict):
