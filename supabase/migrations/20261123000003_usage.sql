@@ -97,33 +97,6 @@ create table gateway.usage_errors (
 );
 comment on table gateway.usage_errors is 'Failures of offers by their code, of requests that another offer saved, too.';
 
-create or replace view gateway.ledger_violations with (security_invoker = true) as
-  select 'balance is not the sum of its transactions' as rule, u.id::text as subject
-    from gateway.users u
-   where u.credits_nano <> (select coalesce(sum(t.amount_nano), 0)
-                              from gateway.credit_transactions t where t.user_id = u.id)
-  union all
-  select 'held amount is not the sum of open holds', u.id::text
-    from gateway.users u
-   where u.held_nano <> (select coalesce(sum(h.bound_nano), 0)
-                           from gateway.credit_holds h where h.user_id = u.id and h.state = 'held')
-  union all
-  select 'settled hold and usage transaction disagree', coalesce(h.id::text, t.reference)
-    from (select * from gateway.credit_holds where state = 'settled' and cost_nano > 0) h
-    full join (select * from gateway.credit_transactions where kind = 'usage') t on t.reference = h.id::text
-   where h.cost_nano is distinct from -t.amount_nano or h.user_id is distinct from t.user_id
-  union all
-  select 'settled hold and usage record disagree', coalesce(h.id, r.id)::text
-    from (select * from gateway.credit_holds where state = 'settled') h
-    full join (select * from gateway.usage_records where outcome <> 'failed') r on r.id = h.id
-   where h.cost_nano is distinct from r.cost_nano
-  union all
-  select 'failed request took credits', r.id::text
-    from gateway.usage_records r where r.outcome = 'failed' and r.cost_nano <> 0
-  union all
-  select 'hold outlived its expiry and the sweep', h.id::text
-    from gateway.credit_holds h where h.state = 'held' and h.expires_at < now() - interval '10 minutes';
-
 alter table gateway.rollups enable row level security;
 alter table gateway.usage_uncounted enable row level security;
 alter table gateway.usage_by_offer enable row level security;
