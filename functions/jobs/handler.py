@@ -35,6 +35,7 @@ JOBS: Mapping[str, Callable[[], Awaitable[Any]]] = {
     "audit_refusals": alerts.audit_refusals,
     "purge_audit_logs": audit.purge,
     "send_outbox": outbox.send,
+    "purge_outbox": lambda: database.call("purge_outbox"),
     "end_trials": lambda: database.call("end_trials"),
     "work_stripe_events": stripe_events.work_due,
     "reconcile": reconciliation.reconcile,

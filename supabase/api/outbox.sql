@@ -181,3 +181,20 @@ begin
   return jsonb_build_object('counted', d.id is not null);
 end $$;
 grant execute on function api.delivery_failed to gateway_jobs, service_role;
+
+-- Deletes events of 30 days ago and more with their deliveries, and Stripe's events that were worked on 90 days ago and more, at most
+-- 10,000 of each; {events, stripe_events}. By then every delivery has ended.
+create function api.purge_outbox()
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare old bigint[]; told bigint;
+begin
+  old := array(select o.id from (select x.id, x.created_at from gateway.outbox x order by x.id limit 10000) o
+                where o.created_at < clock_timestamp() - interval '30 days');
+  delete from gateway.deliveries d where d.event_id = any (old);
+  delete from gateway.outbox o where o.id = any (old);
+  delete from gateway.stripe_events e where e.id in (
+    select x.id from gateway.stripe_events x where x.worked_at < clock_timestamp() - interval '90 days' limit 10000);
+  get diagnostics told = row_count;
+  return jsonb_build_object('events', cardinality(old), 'stripe_events', told);
+end $$;
+grant execute on function api.purge_outbox to gateway_jobs, service_role;

@@ -62,6 +62,7 @@ create table gateway.stripe_events (
 );
 comment on table gateway.stripe_events is
   'The inbox: an event says only that something changed. What is recorded is what Stripe says when it is asked then.';
+create index stripe_events_worked on gateway.stripe_events (worked_at) where worked_at is not null;
 create index stripe_events_to_work on gateway.stripe_events (next_try_at) where worked_at is null;
 
 create table gateway.subscriptions (

@@ -17,7 +17,7 @@ import pytest
 from gateway import outbox, posting, settings
 from gateway.database import call
 from gateway.settings import AlertSettings, Secret
-from tests.harness.builders import crowd, dump
+from tests.harness.builders import a_caller, crowd, dump
 from tests.harness.gateway import listening
 from tests.harness.receiver import Receiver
 
@@ -277,3 +277,19 @@ async def test_a_secret_that_cannot_be_read_sends_nothing(
     await an_event(operator)
     assert await outbox.send() == {"sent": 0, "failed": 1}
     assert receiver.came == []
+
+
+async def test_what_was_told_long_ago_goes_and_the_rest_stays(operator: Connection) -> None:
+    caller = await a_caller(operator)
+    await call("fan_out", channels=["mail", "webhook", "alert"], most=100)
+    kept = await operator.fetchval("select count(*) from gateway.outbox")
+    assert (await call("purge_outbox"))["events"] == 0
+    await operator.execute("update gateway.outbox set created_at = created_at - interval '31 days'")
+    await call("grant", user_id=caller.user_id, reference="x", amount_nano=1, reason="", actor={"name": "test"})
+    for age in (91, 1):
+        await operator.execute(
+            "insert into gateway.stripe_events (id, type, object_id, created_at, worked_at)"
+            " values ($1, 'x', 'x', now(), now() - make_interval(days => $2))", f"evt_{age}", age,
+        )  # fmt: skip
+    assert await call("purge_outbox") == {"events": kept, "stripe_events": 1}
+    assert await operator.fetchval("select count(*) from gateway.outbox") == 1

@@ -114,6 +114,7 @@ MAY_EXECUTE = {
     "purge_audit_day": {"gateway_jobs"},
     "purge_credentials": {"gateway_jobs"},
     "purge_idempotency_keys": {"gateway_jobs"},
+    "purge_outbox": {"gateway_jobs"},
     "put_provider_key": {"gateway_account"},
     "quote": {"gateway_chat"},
     "raise_alert": {"gateway_admin"},
