@@ -17,8 +17,29 @@ insert into gateway.models (id, name, description, context_length, max_output_to
 on conflict (id) do nothing;
 
 insert into gateway.offers (model_id, provider, upstream_id, prompt_price, completion_price)
-select id, 'sandbox', id, 150000000, 600000000 from gateway.models where id like 'sandbox/%'
+select id, 'sandbox', id, 150000000, 600000000 from gateway.models where id like 'sandbox/%' and kind = 'chat'
 on conflict (model_id, provider) do nothing;
+
+insert into gateway.models (id, name, description, context_length, max_output_tokens, kind) values
+  ('sandbox/embedding', 'Sandbox: embeddings', 'Embeds offline: the same text always has the same vector.', 8192, 1, 'embedding'),
+  ('sandbox/image', 'Sandbox: images', 'Draws offline: a picture of one colour.', 8192, 1, 'image'),
+  ('sandbox/broken-images', 'Sandbox: broken images', 'The last image of each request cannot be shown.', 8192, 1, 'image'),
+  ('openai/text-embedding-3-small', 'Text embedding 3 small', 'OpenAI''s small embedding model.', 8192, 1, 'embedding')
+on conflict (id) do nothing;
+
+insert into gateway.offers (model_id, provider, upstream_id, prompt_price, completion_price, request_price) values
+  ('sandbox/embedding', 'sandbox', 'sandbox/embedding', 20000000, 0, 0),
+  ('sandbox/image', 'sandbox', 'sandbox/image', 0, 0, 40000000000000),
+  ('sandbox/broken-images', 'sandbox', 'sandbox/broken-images', 0, 0, 40000000000000),
+  ('openai/text-embedding-3-small', 'portkey', 'text-embedding-3-small', 20000000, 0, 0)
+on conflict (model_id, provider) do nothing;
+
+insert into gateway.image_prices (model_id, provider, size, quality, price) values
+  ('sandbox/image', 'sandbox', '1024x1024', 'standard', 40000000000000),
+  ('sandbox/image', 'sandbox', '1024x1024', 'hd', 80000000000000),
+  ('sandbox/image', 'sandbox', '1792x1024', 'standard', 80000000000000),
+  ('sandbox/image', 'sandbox', '1792x1024', 'hd', 120000000000000)
+on conflict (model_id, provider, size, quality) do nothing;
 
 insert into gateway.models (id, name, description, context_length, max_output_tokens, input_modalities) values
   ('openai/gpt-4o-mini', 'GPT-4o mini', 'OpenAI''s small multimodal model.', 128000, 16384, '{text,image}'),

@@ -2,73 +2,124 @@
 
 from __future__ import annotations
 
-import hashlib
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import InvalidRequest
-from gateway.http.bearer import address_of, key_of
+from chat.calls import anthropic_key_of, call_of, caller_of, raw_body, translated
+from gateway import responses
+from gateway.errors import GatewayError
+from gateway.http.bearer import key_of
 from gateway.http.reply import Reply
-from gateway.inference import completions, metering, quotes
+from gateway.inference import (
+    completions,
+    embeddings,
+    images,
+    messages,
+    messages_request,
+    metering,
+    quotes,
+    responses_request,
+)
 from gateway.inference.bill import Call
-from gateway.inference.requests import parse_completion
-from gateway.money import parse
-
-MAX_IDEMPOTENCY_KEY = 255
+from gateway.inference.chat import Chat
+from gateway.inference.messages import Messages
+from gateway.inference.messages_request import MessagesRequest
+from gateway.inference.requests import CompletionRequest, EmbeddingRequest, ImageRequest, document, parse, read
+from gateway.inference.responses import Responses
+from gateway.inference.responses_request import ResponsesRequest
 
 
 async def create_completion(request: Request) -> Reply:
     """Create a chat completion; streamed as server-sent events when `stream` is true."""
-    return Reply(await completions.serve(await _call(request)))
+    return Reply(await completions.serve(await _completion(request)))
 
 
 async def create_quote(request: Request) -> Response:
     """Say what a completion with this body would cost, at most and likely, by whom; nothing is held or asked."""
-    quoted = await quotes.quote(await _call(request))
-    return Response(msgspec.json.encode(quoted), media_type="application/json")
+    return _json(await quotes.quote(await _completion(request)))
 
 
-async def _call(request: Request) -> Call:
-    key = key_of(request)
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise InvalidRequest("Compressed bodies are not accepted.", param="Content-Encoding")
-    raw = await request.body()
-    wanted, body = parse_completion(raw)
-    idempotency_key = _idempotency_key(request)
-    return Call(
-        key=key,
-        ip=address_of(request),
-        referer=request.headers.get("referer"),
-        request=wanted,
-        body=body,
-        bounds=metering.bounds(wanted, len(raw)),
-        max_cost_nano=_max_cost_nano(request),
-        idempotency_key=idempotency_key,
-        fingerprint=hashlib.sha256(raw).hexdigest() if idempotency_key else None,
-    )
+async def _completion(request: Request) -> Call:
+    key, raw = key_of(request), await raw_body(request)
+    wanted, body = parse(raw, CompletionRequest)
+    return call_of(request, wanted, body, raw, key, dialect=Chat(include_usage=wanted.include_usage))
 
 
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
-        raise InvalidRequest("An Idempotency-Key has 1 to 255 printable ASCII characters.", param="Idempotency-Key")
-    return key
+async def create_embeddings(request: Request) -> Reply:
+    """Create the embeddings of a text or texts."""
+    key, raw = key_of(request), await raw_body(request)
+    wanted, body = parse(raw, EmbeddingRequest)
+    if wanted.encoding_format is None:
+        body.pop("encoding_format", None)  # providers refuse a null
+    return Reply(await embeddings.serve(call_of(request, wanted, body, raw, key)))
 
 
-def _max_cost_nano(request: Request) -> int | None:
-    given = request.headers.get("x-max-cost-usd")
+async def create_images(request: Request) -> Reply:
+    """Create images."""
+    key, raw = key_of(request), await raw_body(request)
+    wanted, body = parse(raw, ImageRequest)
+    return Reply(await images.serve(call_of(request, wanted, body, raw, key)))
+
+
+async def create_response(request: Request) -> Reply:
+    """Create a response; it is stored for thirty days unless `store` is false."""
+    key, raw = key_of(request), await raw_body(request)
+    body = document(raw)
+    wanted = read(body, ResponsesRequest)
+    before, previous_id = [], wanted.previous_response_id
+    if previous_id is not None:
+        before = await responses.items(previous_id, **caller_of(request))
+    dialect = Responses(wanted, responses.stored_id(previous_id) if previous_id else None)
+    chat = responses_request.chat_of(wanted, body, before)
+    return Reply(await completions.serve(translated(request, chat, raw, dialect, key)))
+
+
+async def get_response(request: Request) -> Response:
+    """Read a stored response."""
+    return _json(await responses.get(request.path_params["id"], **caller_of(request)))
+
+
+async def list_response_inputs(request: Request) -> Response:
+    """List the items that went into a stored response."""
+    return _json(await responses.inputs(request.path_params["id"], **caller_of(request)))
+
+
+async def delete_response(request: Request) -> Response:
+    """Delete a stored response."""
+    return _json(await responses.delete(request.path_params["id"], **caller_of(request)))
+
+
+async def create_message(request: Request) -> Reply | Response:
+    """Create a message as Anthropic's API does, errors included."""
     try:
-        return None if given is None else parse(given)
-    except ValueError:
-        raise InvalidRequest(
-            "X-Max-Cost-Usd must be a non-negative number of dollars.", param="X-Max-Cost-Usd"
-        ) from None
+        key, raw = anthropic_key_of(request), await raw_body(request)
+        body = document(raw)
+        wanted = read(body, MessagesRequest)
+        dialect = Messages(metering.likely_tokens(len(raw)))
+        chat = messages_request.chat_of(wanted, body)
+        return Reply(await completions.serve(translated(request, chat, raw, dialect, key)))
+    except GatewayError as refusal:
+        told = messages.error_body(refusal, request.scope["request_id"])
+        return Response(msgspec.json.encode(told), refusal.status, refusal.headers(), media_type="application/json")
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
 routes = [
     Route("/v1/chat/completions", create_completion, methods=["POST"]),
     Route("/v1/quote", create_quote, methods=["POST"]),
+    Route("/v1/embeddings", create_embeddings, methods=["POST"]),
+    Route("/v1/images/generations", create_images, methods=["POST"]),
+    Route("/images/generate", create_images, methods=["POST"]),
+    Route("/v1/responses", create_response, methods=["POST"]),
+    Route("/v1/responses/{id}", get_response, methods=["GET"]),
+    Route("/v1/responses/{id}", delete_response, methods=["DELETE"]),
+    Route("/v1/responses/{id}/input_items", list_response_inputs, methods=["GET"]),
+    Route("/v1/messages", create_message, methods=["POST"]),
 ]

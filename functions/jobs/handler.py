@@ -28,6 +28,8 @@ JOBS: Mapping[str, Callable[[], Awaitable[Any]]] = {
     "expire_holds": lambda: database.call("expire_holds"),
     "expire_grants": lambda: database.call("expire_grants"),
     "purge_idempotency_keys": lambda: database.call("purge_idempotency_keys"),
+    "measure_offers": lambda: database.call("measure_offers"),
+    "purge_responses": lambda: database.call("purge_responses"),
     "roll_up_usage": usage.roll_up,
     "watch_balances": balances.watch,
     "report_usage": balances.report,

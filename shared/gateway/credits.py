@@ -21,6 +21,16 @@ from gateway.errors import DatabaseUnavailable, GatewayError, InsufficientScope,
 from gateway.settlements import Settlement
 
 
+class Tier(msgspec.Struct, frozen=True):
+    """An offer's prices for prompts of more than `above_tokens` tokens."""
+
+    above_tokens: int
+    prompt_price: int
+    completion_price: int
+    cache_read_price: int
+    cache_write_price: int
+
+
 class Offer(msgspec.Struct, frozen=True):
     """A provider's offer of a model; prices in nano-dollars per million units."""
 
@@ -35,6 +45,8 @@ class Offer(msgspec.Struct, frozen=True):
     cache_write_price: int
     sealed: str | None = None
     """The user's own key of the provider, sealed: what goes through it takes no credits."""
+    tiers: list[Tier] | None = None
+    """Ascending."""
 
 
 class Level(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from gateway.errors import GatewayError
 from gateway.settings import settings
 
 MAX_MESSAGE_BYTES = 250_000
-"""SQS takes 256 KiB a message; an answer that does not fit is not kept for its Idempotency-Key."""
+"""SQS takes 256 KiB a message; an answer that does not fit is not kept, nor what else was to be."""
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Where there is no queue (containers), a settlement is tried again after these; the last one repeats."""
 
@@ -30,6 +30,8 @@ class Settlement(msgspec.Struct, frozen=True):
     """Columns of gateway.usage_records."""
     answer: str | None = None
     """The completion as JSON, kept for the request's Idempotency-Key."""
+    memory: dict[str, Any] | None = None
+    """What the caller asked to be kept: {response} or {turn}, as api.settle takes them."""
 
 
 async def book(settlement: Settlement) -> None:
@@ -55,14 +57,14 @@ async def enqueue(settlement: Settlement) -> None:
             telemetry.log("settlement_delayed", level="ERROR", hold_id=settlement.hold_id, attempt=attempt)
         else:
             return
-    lost = msgspec.structs.replace(settlement, answer=None)
+    lost = msgspec.structs.replace(settlement, answer=None, memory=None)
     telemetry.log("settlement_lost", level="CRITICAL", settlement=msgspec.structs.asdict(lost))
 
 
 def _send(queue_url: str, settlement: Settlement) -> None:
     body = msgspec.json.encode(settlement)
     if len(body) > MAX_MESSAGE_BYTES:
-        body = msgspec.json.encode(msgspec.structs.replace(settlement, answer=None))
+        body = msgspec.json.encode(msgspec.structs.replace(settlement, answer=None, memory=None))
     message = {"QueueUrl": queue_url, "MessageBody": body.decode()}
     aws.call(settings.aws, "sqs", "AmazonSQS.SendMessage", message, version="1.0")
 

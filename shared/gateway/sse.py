@@ -57,3 +57,8 @@ def _data(block: bytes) -> bytes | None:
 def event(payload: bytes) -> bytes:
     """One event with this payload, which has no line break."""
     return b"data: " + payload + b"\n\n"
+
+
+def named(name: str, payload: bytes) -> bytes:
+    """One event with a name, as the Responses and Messages APIs have them."""
+    return b"event: " + name.encode() + b"\n" + event(payload)

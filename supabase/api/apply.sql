@@ -1,6 +1,7 @@
 -- Replaces every function at once: what is in this folder is what runs, and nothing stale survives.
 -- What is granted to a role runs as the owner of the tables, with no search_path; its parts run as it does and are granted
--- to nobody. Locks are taken in one order everywhere: rate_limit_buckets, users, credit_holds, idempotency_keys, key_usage.
+-- to nobody. Locks are taken in one order everywhere: rate_limit_buckets, users, credit_holds, idempotency_keys, key_usage,
+-- offer_health (which nobody waits for).
 begin;
 set local role gateway_owner;
 drop schema api cascade;
@@ -12,6 +13,7 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir keys.sql
 \ir catalog.sql
 \ir idempotency.sql
+\ir responses.sql
 \ir credits.sql
 \ir grants.sql
 \ir roles.sql
@@ -34,6 +36,7 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir outbox.sql
 \ir webhooks.sql
 \ir usage.sql
+\ir offer_health.sql
 \ir balances.sql
 \ir alerts.sql
 \ir health.sql

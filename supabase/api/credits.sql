@@ -7,7 +7,7 @@
 create function api.authorize(
   hold_id uuid, key_id text, key_hashes jsonb, ip inet, referer text, models jsonb, providers jsonb, preferences jsonb,
   prompt_tokens bigint, expected_tokens bigint, max_tokens bigint, choices integer, max_cost_nano bigint,
-  idempotency_key text, fingerprint text)
+  idempotency_key text, fingerprint text, kind text default 'chat', image jsonb default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare who api.caller; limits jsonb; kept jsonb; offers api.offer[]; h jsonb;
 begin
@@ -20,7 +20,7 @@ begin
       return jsonb_build_object('replay', kept, 'limits', limits);
     end if;
   end if;
-  offers := api.offers_for(who, models, providers, preferences);
+  offers := api.offers_for(who, models, providers, preferences, kind, image);
   h := api.hold(who, hold_id, offers, prompt_tokens, expected_tokens, max_tokens, choices, max_cost_nano, idempotency_key);
   if idempotency_key is not null then
     perform api.claim(who.user_id, idempotency_key, fingerprint, hold_id);
@@ -36,7 +36,7 @@ returns jsonb language plpgsql stable security definer set search_path = '' as $
 declare who constant api.caller := api.verify(key_id, key_hashes, ip, referer, 'inference');
 begin
   return (select jsonb_build_object(
-    'offers', (select jsonb_agg(jsonb_strip_nulls(to_jsonb(o))) from unnest(api.offers_for(who, models, providers, preferences)) o),
+    'offers', (select jsonb_agg(jsonb_strip_nulls(to_jsonb(o))) from unnest(api.offers_for(who, models, providers, preferences, 'chat', null)) o),
     'available_nano', greatest(0, least(u.credits_nano - u.held_nano - u.frozen_nano,
                                         who.limit_nano - api.spent(who.key_id, who.limit_reset))))
     from gateway.users u where u.id = who.user_id);
@@ -45,7 +45,7 @@ grant execute on function api.quote to gateway_chat, service_role;
 
 -- The offers open to this caller, best first: by the user's own keys of providers before all others, unless preferences say
 -- {own_keys: only | never}. Raises 403, 404, 400 or 503 when there is none.
-create function api.offers_for(who api.caller, models jsonb, providers jsonb, preferences jsonb)
+create function api.offers_for(who api.caller, models jsonb, providers jsonb, preferences jsonb, kind text, image jsonb)
 returns api.offer[] language plpgsql stable as $$
 declare found api.offer[] := '{}'; own_keys constant text := coalesce(preferences ->> 'own_keys', 'prefer');
 begin
@@ -53,19 +53,19 @@ begin
     raise exception using errcode = 'PT403', message = 'model_not_allowed', detail = '{"param": "model"}';
   end if;
   if who.environment = 'test' then
-    found := array(select o from api.sandbox_offers(models) o);
+    found := array(select o from api.sandbox_offers(models, kind) o);
   elsif own_keys <> 'only' then
-    found := array(select o from api.offers_of(models, providers, preferences) o);
+    found := array(select o from api.offers_of(models, providers, preferences, kind, image) o);
   end if;
   if who.own_providers is not null and own_keys <> 'never' and who.environment <> 'test' then
-    found := array(select o from api.own_offers(who.user_id, who.own_providers, models, preferences) o) || found;
+    found := array(select o from api.own_offers(who.user_id, who.own_providers, models, preferences, kind, image) o) || found;
     found := case when (preferences ->> 'allow_fallbacks')::boolean is false then found[1:1] else found end;
   end if;
   if cardinality(found) = 0 and own_keys = 'only' then
     raise exception using errcode = 'PT400', message = 'invalid_request_error', detail =
       '{"param": "provider", "message": "You stored no key of your own for a provider of this model."}';
   elsif cardinality(found) = 0 then
-    perform api.refuse_models(models);
+    perform api.refuse_models(models, kind, image);
   end if;
   return found;
 end $$;
@@ -114,11 +114,16 @@ returns table (offers jsonb, bound_nano bigint, max_tokens bigint)
 language sql stable rows 1 as $$
   with priced as (
     select jsonb_strip_nulls(to_jsonb(o) - 'n') as offer, o.n, least(coalesce(fit.asked_tokens, o.max_output_tokens), o.max_output_tokens)::numeric as cap,
-           case when o.sealed is null then fit.prompt_tokens::numeric * greatest(o.prompt_price, o.cache_read_price, o.cache_write_price)
+           case when o.sealed is null then fit.prompt_tokens::numeric * greatest(o.prompt_price, o.cache_read_price, o.cache_write_price, t.prompt)
              + o.request_price else 0 end as fixed,
-           case when o.sealed is null then o.completion_price::numeric * fit.choices else 0 end as rate, fit.budget_nano::numeric * 1000000 as budget
+           case when o.sealed is null then greatest(o.completion_price, t.completion)::numeric * fit.choices else 0 end as rate, fit.budget_nano::numeric * 1000000 as budget
       from unnest(fit.candidates) with ordinality o (model, provider, upstream_id, max_output_tokens, prompt_price,
-             completion_price, request_price, cache_read_price, cache_write_price, sealed, n)
+             completion_price, request_price, cache_read_price, cache_write_price, sealed, tiers, n)
+      left join lateral (
+        select max(greatest(x.prompt_price, x.cache_read_price, x.cache_write_price)) as prompt, max(x.completion_price) as completion
+          from jsonb_to_recordset(o.tiers) x (above_tokens bigint, prompt_price bigint, completion_price bigint,
+                                              cache_read_price bigint, cache_write_price bigint)
+         where x.above_tokens < fit.prompt_tokens) t on o.tiers is not null
   ), allowed as (
     select *, case when fixed > budget then -1 when rate = 0 then cap else least(cap, floor((budget - fixed) / rate)) end as tokens
       from priced
@@ -165,8 +170,9 @@ end $$;
 -- Books what a request cost, once per hold: charges the balance, ends the hold, writes the ledger entry and the usage
 -- record, corrects the limits and keeps the answer. Usage is a fact: it is booked above the bound, after an expiry, and
 -- when the hold was lost in a crash. `usage` is {model, provider, cost_nano, prompt_tokens, …}, the columns of
--- usage_records. Returns {state, credits_nano}; state is 'repeated' when it had been booked before.
-create function api.settle(hold_id uuid, user_id bigint, key_id bigint, usage jsonb, answer text)
+-- usage_records; `memory` is what the caller asked to be kept, {response}. Returns {state, credits_nano}; state is 'repeated'
+-- when it had been booked before.
+create function api.settle(hold_id uuid, user_id bigint, key_id bigint, usage jsonb, answer text, memory jsonb default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare
   u constant gateway.usage_records := api.usage_record(hold_id, user_id, key_id, usage);
@@ -198,6 +204,10 @@ begin
                              case was.state when 'released' then 0 else was.tokens end, -- release gave them back
                              u.prompt_tokens + u.completion_tokens);
   perform api.count_usage(u);
+  if memory is not null then
+    perform api.keep_response(hold_id, user_id, memory -> 'response');
+  end if;
+  perform api.note_attempts(u.attempts), api.note_answer(u);
   return jsonb_build_object('state', 'settled', 'credits_nano', balance);
 end $$;
 grant execute on function api.settle to gateway_chat, gateway_jobs, service_role;
@@ -205,7 +215,7 @@ grant execute on function api.settle to gateway_chat, gateway_jobs, service_role
 -- A usage record of a hold, from what is told of it: columns of usage_records, and {ip}, of which the network is kept.
 create function api.usage_record(hold_id uuid, user_id bigint, key_id bigint, usage jsonb)
 returns gateway.usage_records language sql as $$
-  select jsonb_populate_record(null::gateway.usage_records, '{"is_byok": false, "byok_nano": 0}' || usage - 'ip'
+  select jsonb_populate_record(null::gateway.usage_records, '{"is_byok": false, "byok_nano": 0, "images": 0}' || usage - 'ip'
     || jsonb_build_object('network', api.network((usage ->> 'ip')::inet),
                           'id', hold_id, 'user_id', user_id, 'key_id', key_id, 'created_at', clock_timestamp()))
 $$;
@@ -255,6 +265,7 @@ begin
       insert into gateway.usage_records
       select (api.usage_record(release.hold_id, release.user_id, release.key_id,
                                release.usage || '{"cost_nano": 0, "outcome": "failed"}')).*;
+      perform api.note_attempts(release.usage -> 'attempts');
     end if;
   end if;
   return jsonb_build_object('released', was.id is not null);

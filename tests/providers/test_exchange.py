@@ -87,7 +87,7 @@ async def test_the_callers_body_goes_through_with_the_models_own_name(name: str,
         models=["b"],
         provider=name,
     )
-    call_request, body = requests.parse_completion(msgspec.json.encode(sent))
+    call_request, body = requests.parse(msgspec.json.encode(sent), requests.CompletionRequest)
     offer = Offer("acme/tide", name, "upstream/tide-1", 4096, 1, 1, 0, 0, 0)
     call = Call(Key("dev", "id", []), None, None, call_request, body, metering.bounds(call_request, 100))
     hold = Hold(Limits(None, None), max_tokens=77, offers=[offer])

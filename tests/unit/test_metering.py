@@ -32,7 +32,7 @@ BODIES = st.builds(lambda messages: {"model": "m", "messages": messages}, MESSAG
 
 
 def bounds_of(raw: bytes) -> Bounds:
-    request, _ = requests.parse_completion(raw)
+    request, _ = requests.parse(raw, requests.CompletionRequest)
     return metering.bounds(request, len(raw))
 
 
@@ -182,15 +182,15 @@ def test_usage_within_the_limits_costs_no_more_than_the_bound(
 @given(seen=st.integers(0, 10**7), chunks=st.integers(0, 10**5), bound=st.integers(0, 10**12), price=PRICES)
 def test_an_estimate_is_never_charged_above_the_hold(seen: int, chunks: int, bound: int, price: int):
     raw = b'{"model":"m","messages":[{"role":"user","content":"When is the tide?"}]}'
-    request, body = requests.parse_completion(raw)
+    request, body = requests.parse(raw, requests.CompletionRequest)
     call = Call(Key("dev", "id", []), None, None, request, body, metering.bounds(request, len(raw)))
     bill = Bill(call, Hold(Limits(None, None), bound_nano=bound))
     bill.offer = priced(prompt_price=price, completion_price=price)
-    bill.charge(None, seen, chunks)
+    bill.charge(metering.estimate(call.bounds, seen, chunks))
     assert bill.usage
     assert bill.usage.is_estimated
     assert bill.usage.prompt <= call.bounds.prompt_tokens
     assert bill.usage.completion >= max(chunks, ceil(seen / 4))
     assert bill.cost_nano == min(bound, metering.cost_nano(bill.usage, bill.offer))
-    bill.charge(Usage(10, 10), seen, chunks)
+    bill.charge(Usage(10, 10))
     assert bill.cost_nano == metering.cost_nano(Usage(10, 10), bill.offer)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
 from gateway.inference import requests
-from gateway.inference.requests import MAX_MESSAGES, REFUSED, parse_completion
+from gateway.inference.requests import MAX_MESSAGES, REFUSED, CompletionRequest, parse
 
 MESSAGE = b'{"role":"user","content":"hi"}'
 CANARY = "CANARY4711"
@@ -26,7 +26,7 @@ def raw(member: bytes = b"", *, messages: bytes = b"[" + MESSAGE + b"]") -> byte
 
 def refused(body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        parse_completion(body)
+        parse(body, CompletionRequest)
     return caught.value
 
 
@@ -159,7 +159,7 @@ def test_fields_that_could_redirect_a_request_are_refused_by_name(name: str):
 
 @pytest.mark.parametrize("price", ["-1", "x", "1e999999", "", "NaN", -1, 1e300, -0.5])
 def test_a_price_ceiling_is_a_plain_amount(price: Any):
-    request, _ = parse_completion(raw(b'"provider":{"max_price":{"prompt":%s}}' % msgspec.json.encode(price)))
+    request, _ = parse(raw(b'"provider":{"max_price":{"prompt":%s}}' % msgspec.json.encode(price)), CompletionRequest)
     with pytest.raises(InvalidRequest):
         request.preferences()
 
@@ -168,11 +168,11 @@ def test_preferences_are_what_the_database_takes():
     member = (
         b'"provider":{"order":["a"],"ignore":["b"],"allow_fallbacks":false,"max_price":{"prompt":0.1,"completion":"2"}}'
     )
-    request, _ = parse_completion(raw(member))
+    request, _ = parse(raw(member), CompletionRequest)
     ceilings = {"prompt": 100_000_000, "completion": 2_000_000_000}
     assert request.preferences() == {"order": ["a"], "ignore": ["b"], "allow_fallbacks": False, "max_price": ceilings}
-    assert parse_completion(raw(b'"provider":"chutes"'))[0].preferences() == {"only": ["chutes"]}
-    assert parse_completion(raw())[0].preferences() == {}
+    assert parse(raw(b'"provider":"chutes"'), CompletionRequest)[0].preferences() == {"only": ["chutes"]}
+    assert parse(raw(), CompletionRequest)[0].preferences() == {}
 
 
 # What is taken
@@ -184,28 +184,28 @@ def test_preferences_are_what_the_database_takes():
 )
 def test_source_code_that_speaks_of_escapes_is_text(text: str):
     body = {"model": "m", "messages": [{"role": "user", "content": text}]}
-    request, passed = parse_completion(msgspec.json.encode(body))
+    request, passed = parse(msgspec.json.encode(body), CompletionRequest)
     assert request.messages[0].content == text
     assert passed == body
 
 
 def test_escaped_text_is_the_same_as_plain():
-    _, passed = parse_completion(raw(b'"user":"\\u00fc\\ud83c\\udf0a"'))
+    _, passed = parse(raw(b'"user":"\\u00fc\\ud83c\\udf0a"'), CompletionRequest)
     assert passed["user"] == "ü🌊"
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
 def test_every_role_of_the_api_is_known(role: str):
-    parse_completion(raw(messages=b'[{"role":"%s","content":null,"tool_calls":[{"id":"x"}]}]' % role.encode()))
+    parse(raw(messages=b'[{"role":"%s","content":null,"tool_calls":[{"id":"x"}]}]' % role.encode()), CompletionRequest)
 
 
 def test_as_many_messages_as_are_allowed():
-    parse_completion(raw(messages=b"[" + b",".join([MESSAGE] * MAX_MESSAGES) + b"]"))
+    parse(raw(messages=b"[" + b",".join([MESSAGE] * MAX_MESSAGES) + b"]"), CompletionRequest)
 
 
 @pytest.mark.parametrize("number", [b"1180591620717411303424", b"-9223372036854775809", b"1" + b"0" * 4000, b"1.5e300"])
 def test_a_large_number_in_an_unknown_field_goes_through(number: bytes):
-    request, passed = parse_completion(raw(b'"unknown":{"deep":[%s]}' % number))
+    request, passed = parse(raw(b'"unknown":{"deep":[%s]}' % number), CompletionRequest)
     assert float(msgspec.json.encode(passed["unknown"]["deep"][0])) if len(number) < 300 else passed
     assert request.model == "acme/tide"
 
@@ -213,7 +213,7 @@ def test_a_large_number_in_an_unknown_field_goes_through(number: bytes):
 def test_a_message_nested_as_deep_as_json_is_read_can_be_sent_on():
     for depth in (100, 900, 5000):
         try:
-            _, passed = parse_completion(raw(b'"unknown":' + b"[" * depth + b"]" * depth))
+            _, passed = parse(raw(b'"unknown":' + b"[" * depth + b"]" * depth), CompletionRequest)
         except InvalidRequest:
             continue
         msgspec.json.encode(passed)
@@ -236,12 +236,12 @@ KNOWN = {*requests.CompletionRequest.__struct_fields__, *REFUSED, *requests.OWN}
 )
 def test_unknown_fields_go_through_untouched(unknown: dict[str, Any]):
     body = {"model": "m", "messages": [{"role": "user", "content": "x", **unknown}], **unknown}
-    _, passed = parse_completion(msgspec.json.encode(body))
+    _, passed = parse(msgspec.json.encode(body), CompletionRequest)
     assert passed == body
 
 
 def test_what_speaks_to_the_gateway_is_not_passed_on():
-    _, passed = parse_completion(raw(b'"models":["b"],"provider":"chutes","usage":{"include":true},"top_k":5'))
+    _, passed = parse(raw(b'"models":["b"],"provider":"chutes","usage":{"include":true},"top_k":5'), CompletionRequest)
     assert set(passed) == {"model", "messages", "top_k"}
 
 
@@ -274,7 +274,7 @@ def test_an_error_never_repeats_the_input(place: str, value: Any):
     else:
         body[field] = {member: value} if member else value
     try:
-        parse_completion(msgspec.json.encode(body))[0].preferences()
+        parse(msgspec.json.encode(body), CompletionRequest)[0].preferences()
     except InvalidRequest as error:
         shown = repr(error) + repr(error.body("req")) + "".join(traceback.format_exception(error))
         assert CANARY not in shown

@@ -6,7 +6,7 @@ What the client is told (cost, balance after) is computed here from the hold and
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -14,26 +14,53 @@ from gateway import money
 from gateway.credits import Hold, Offer
 from gateway.errors import GatewayError
 from gateway.inference import metering
+from gateway.inference.chat import Chat
 from gateway.inference.metering import Bounds, Usage
-from gateway.inference.requests import CompletionRequest
+from gateway.inference.requests import ModelRequest
 from gateway.inference.transcript import Transcript
 from gateway.keys import Key
 from gateway.settlements import Settlement
 
 
+class Dialect(Protocol):
+    """How an answer is told to the client: in the terms of the route that was asked. Inside it is a chat completion.
+
+    One object tells one answer, `whole` or as the events of a stream: each chunk's, and those of the end or of the
+    failure that is the end.
+    """
+
+    keep_alive: bytes
+
+    def whole(self, completion: dict[str, Any]) -> dict[str, Any]: ...
+    def chunk(self, chunk: dict[str, Any]) -> bytes: ...
+    def end(self, identity: dict[str, Any], usage: dict[str, Any]) -> bytes: ...
+    def broken(self, identity: dict[str, Any], error: GatewayError) -> bytes: ...
+    def memory(self) -> dict[str, Any] | None:
+        """What is to be kept of the answer, once it has ended (api.settle)."""
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What a completion adds to a chat session: these messages, and the answer."""
+
+    session_id: int
+    messages: list[dict[str, Any]]
+
+
 class Call(msgspec.Struct, frozen=True):
-    """One completion as it was asked for."""
+    """One request as it was asked for."""
 
     key: Key
     ip: str | None
     referer: str | None
-    request: CompletionRequest
+    request: ModelRequest
     body: dict[str, Any]
     """What the caller sent, less what was for the gateway: the provider's request but for model and options."""
     bounds: Bounds
     max_cost_nano: int | None = None
     idempotency_key: str | None = None
     fingerprint: str | None = None
+    dialect: Dialect = msgspec.field(default_factory=Chat)
+    turn: Turn | None = None
 
 
 class Bill:
@@ -73,20 +100,26 @@ class Bill:
         """The first token is here."""
         self._first_byte = time.monotonic()
 
-    def charge(self, reported: Usage | None, seen_bytes: int, seen_chunks: int) -> None:
-        """Fix what was used: what the provider reported, or an estimate that never costs more than was held."""
+    def charge(self, usage: Usage) -> None:
+        """Fix what was used; an estimate never costs more than was held."""
         assert self.offer is not None, "nothing was used before an offer was tried"
-        self.usage = reported or metering.estimate(self.call.bounds, seen_bytes, seen_chunks)
-        listed = metering.cost_nano(self.usage, self.offer)
+        self.usage = usage
+        listed = metering.cost_nano(usage, self.offer)
         if self.offer.sealed is not None:
             self.byok_nano = listed
         else:
-            self.cost_nano = min(listed, self.hold.bound_nano) if self.usage.is_estimated else listed
+            self.cost_nano = min(listed, self.hold.bound_nano) if usage.is_estimated else listed
+
+    def charge_transcript(self, transcript: Transcript, chunks: int) -> None:
+        """Fix what a completion used: what the provider reported, or an estimate from what was seen."""
+        seen = metering.estimate(self.call.bounds, transcript.seen_bytes, chunks)
+        self.charge(transcript.usage or seen)
 
     def fail(self, offer: Offer, error: GatewayError) -> None:
         """Note that an offer failed."""
         self._failed = offer
-        self.attempts.append({"model": offer.model, "provider": offer.provider, "error": error.code})
+        attempt = {"model": offer.model, "provider": offer.provider, "error": error.code}
+        self.attempts.append(attempt if offer.sealed is None else attempt | {"is_byok": True})
 
     def priced_usage(self, reported: Any = None) -> dict[str, Any]:
         """The answer's `usage`: the provider's own details with our tokens and our price."""
@@ -110,7 +143,9 @@ class Bill:
             "user_balance_after": money.number(self.hold.credits_nano - self.cost_nano),
         }
 
-    def settlement(self, outcome: str, transcript: Transcript, answer: bytes | None) -> Settlement:
+    def settlement(
+        self, outcome: str, transcript: Transcript, answer: bytes | None, memory: dict[str, Any] | None
+    ) -> Settlement:
         """What is booked; `answer` is the completion to keep for the call's Idempotency-Key."""
         assert self.offer is not None, "an offer served what is settled"
         assert self.usage is not None, "charged before it is settled"
@@ -119,12 +154,14 @@ class Bill:
             user_id=self.hold.user_id,
             key_id=self.hold.key_id,
             answer=answer.decode() if answer and self.call.idempotency_key else None,
+            memory=memory,
             usage=self._record(self.offer)
             | {
                 "prompt_tokens": self.usage.prompt,
                 "completion_tokens": self.usage.completion,
                 "cached_tokens": self.usage.cached,
                 "reasoning_tokens": self.usage.reasoning,
+                "images": self.usage.images,
                 "cost_nano": self.cost_nano,
                 "byok_nano": self.byok_nano,
                 "upstream_cost_nano": self.usage.upstream_cost_nano,

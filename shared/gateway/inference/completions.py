@@ -1,8 +1,8 @@
-"""A chat completion, from admission to settlement: the whole story of a request, and the only one.
+"""A completion, from admission to settlement: the whole story of a request, and the only one.
 
 authorize   one database call: key, limits, offers, hold             nothing has happened if it refuses
 attempt     the hold's offers in turn, until one sends a token       a refusal here gives the hold back
-answer      the provider's answer, put right and with its price
+answer      the provider's answer, put right and with its price, in the dialect that was asked in
 settle      one database call, after the last byte has left          whatever became of the answer
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway import credits, providers, sealing, sse, telemetry
+from gateway import credits, providers, sealing, telemetry
 from gateway.credits import Hold, Offer, Replay
 from gateway.errors import GatewayError, InternalError, NoProviderAvailable, ProviderError, ProviderKeyRefused
 from gateway.inference import replay
@@ -33,10 +33,15 @@ type Outcome = Literal["completed", "cut", "cancelled"]
 
 async def serve(call: Call) -> Answer:
     """Admit a call and bring its answer up to the first token. Raises every refusal; the answer is to be closed."""
+    return await admit(call, Streamed if call.request.stream else Whole)
+
+
+async def admit(call: Call, kind: type[Answer]) -> Answer:
+    """As serve, for an answer of this kind."""
     hold = await _admitted(call)
     if hold.replay is not None:
         return Replayed(Bill(call, hold), hold.replay)
-    answer = Streamed(Bill(call, hold)) if call.request.stream else Whole(Bill(call, hold))
+    answer = kind(Bill(call, hold))
     try:
         await answer.begin()
     except BaseException:
@@ -76,10 +81,12 @@ async def _authorize(call: Call) -> Hold:
         prompt_tokens=call.bounds.prompt_tokens,
         expected_tokens=call.bounds.expected_tokens,
         max_tokens=request.asked_tokens,
-        choices=request.n or 1,
+        choices=request.choices,
         max_cost_nano=call.max_cost_nano,
         idempotency_key=call.idempotency_key,
         fingerprint=call.fingerprint,
+        kind=request.kind,
+        image=request.image,
     )
 
 
@@ -93,6 +100,8 @@ class Answer:
         self._transcript = Transcript(keep=False)
         self._outcome: Outcome = "cancelled"
         self._whole: bytes | None = None
+        self._message: dict[str, Any] | None = None
+        """What the assistant said, where a session keeps it."""
 
     async def begin(self) -> None:
         """Ask the providers. Raises the refusal that the client is shown as a status."""
@@ -108,11 +117,21 @@ class Answer:
     async def _close(self) -> None:
         transcript = self._transcript
         if self.bill.usage is None and transcript.begun:
-            self.bill.charge(transcript.usage, transcript.seen_bytes, transcript.seen_chunks)
+            self.bill.charge_transcript(transcript, transcript.seen_chunks)
         if self.bill.usage is None:
             await credits.release(self.bill.hold, self.bill.failure())
         else:
-            await credits.settle(self.bill.settlement(self._outcome, transcript, self._whole))
+            await credits.settle(self.bill.settlement(self._outcome, transcript, self._whole, self._memory()))
+
+    def _memory(self) -> dict[str, Any] | None:
+        """What the caller asked to be kept."""
+        bill, turn = self.bill, self.bill.call.turn
+        memory = bill.call.dialect.memory()
+        if turn is None or self._message is None or bill.offer is None or self._outcome != "completed":
+            return memory
+        said = [*turn.messages, self._message]
+        kept = {"session_id": turn.session_id, "model": bill.offer.model, "messages": said}
+        return {**(memory or {}), "turn": kept}
 
     def _failed(self, offer: Offer, error: GatewayError) -> GatewayError:
         """Note that an offer failed; what its caller is told if it was the last."""
@@ -134,31 +153,53 @@ class Answer:
         return body
 
 
-class Whole(Answer):
-    """An answer in one piece."""
+class OnePiece(Answer):
+    """An answer that comes and leaves in one piece."""
 
     async def begin(self) -> None:
         refusal: GatewayError = NoProviderAvailable()
         for offer in self.bill.hold.offers:
             try:
-                completion = await _provider(offer).complete(self._upstream_body(offer))
+                found = await self._ask(_provider(offer), self._upstream_body(offer))
             except FAILOVER as failed:
                 refusal = self._failed(offer, failed)
             else:
                 self.bill.offer = offer
-                return self._finish(completion)
+                self.bill.first_byte()
+                return self._finish(found)
         raise refusal
 
-    def _finish(self, completion: Chunk) -> None:
-        bill, reported = self.bill, completion.get("usage")
-        bill.first_byte()
-        self._transcript.take_whole(completion)
-        bill.charge(self._transcript.usage, self._transcript.seen_bytes, 1)
-        completion |= bill.identity("chat.completion", completion.get("created"))
-        completion["usage"] = bill.priced_usage(reported)
-        completion["gateway_usage"] = bill.gateway_usage()
-        self.body = self._whole = msgspec.json.encode(completion)
+    async def _ask(self, provider: Provider, body: dict[str, Any]) -> dict[str, Any]:
+        """What a provider answers. Raises FAILOVER errors and InvalidRequest."""
+        raise NotImplementedError
+
+    def _finish(self, found: dict[str, Any]) -> None:
+        """Charge for it and tell it."""
+        raise NotImplementedError
+
+    def _tell(self, answer: dict[str, Any]) -> None:
+        told = self.bill.call.dialect.whole(answer)
+        self.body = self._whole = msgspec.json.encode(told)
+        if told is not answer and self.bill.call.idempotency_key is not None:
+            self._whole = msgspec.json.encode(answer)
         self._outcome = "completed"
+
+
+class Whole(OnePiece):
+    """A completion in one piece."""
+
+    async def _ask(self, provider: Provider, body: dict[str, Any]) -> Chunk:
+        return await provider.complete(body)
+
+    def _finish(self, found: Chunk) -> None:
+        bill, reported = self.bill, found.get("usage")
+        self._transcript.take_whole(found)
+        bill.charge_transcript(self._transcript, 1)
+        found |= bill.identity("chat.completion", found.get("created"))
+        found["usage"] = bill.priced_usage(reported)
+        found["gateway_usage"] = bill.gateway_usage()
+        self._message = found["choices"][0]["message"]
+        self._tell(found)
 
 
 class Streamed(Answer):
@@ -168,6 +209,7 @@ class Streamed(Answer):
         super().__init__(bill)
         self._chunks = self._attempts()
         self._first: asyncio.Future[Chunk | None] | None = None
+        self._keeps = bill.call.idempotency_key is not None or bill.call.turn is not None
 
     async def begin(self) -> None:
         self._first = asyncio.ensure_future(anext(self._chunks))
@@ -187,7 +229,7 @@ class Streamed(Answer):
         refusal: GatewayError = NoProviderAvailable()
         for offer in self.bill.hold.offers:
             self.bill.offer = offer
-            self._transcript = Transcript(keep=self.bill.call.idempotency_key is not None)
+            self._transcript = Transcript(keep=self._keeps)
             try:
                 async with aclosing(self._attempt(offer)) as chunks:
                     async for chunk in chunks:
@@ -224,22 +266,21 @@ class Streamed(Answer):
 
     async def events(self) -> AsyncIterator[bytes]:
         identity: Chunk = {}
-        encode = msgspec.json.Encoder().encode
+        dialect = self.bill.call.dialect
         try:
             async for chunk in self._heard():
                 if chunk is None:
-                    yield sse.KEEP_ALIVE
+                    yield dialect.keep_alive
                     continue
                 identity = identity or self._identity()
-                yield sse.event(encode({**chunk, **identity}))
-            for chunk in self._last(identity):
-                yield sse.event(encode(chunk))
+                if told := dialect.chunk({**chunk, **identity}):
+                    yield told
+            yield self._end(identity)
         except GatewayError as error:
-            yield sse.event(encode(self._broken(error)))
+            yield self._broken(error)
         except Exception as error:  # noqa: BLE001 - the status has left: nobody above can tell the client any more
             telemetry.failure("stream_failed", error, generation=self.bill.id)
-            yield sse.event(encode(self._broken(InternalError())))
-        yield sse.event(sse.DONE)
+            yield self._broken(InternalError())
 
     async def _heard(self) -> AsyncIterator[Chunk | None]:
         """The chunks, the first of which is already on its way."""
@@ -256,28 +297,25 @@ class Streamed(Answer):
         usage = {"usage": None} if self.bill.call.request.include_usage else {}
         return {**self.bill.identity("chat.completion.chunk"), **usage}
 
-    def _last(self, identity: Chunk) -> list[Chunk]:
-        """The end of a whole answer: a finish_reason that the provider left out, and the usage if it was asked for."""
-        bill, transcript = self.bill, self._transcript
-        chunks: list[Chunk] = []
-        for index in transcript.unfinished():
-            choice = {"index": index, "delta": {}, "finish_reason": "stop"}
-            chunks.append({**identity, "choices": [choice]})
-        bill.charge(transcript.usage, transcript.seen_bytes, transcript.seen_chunks)
+    def _end(self, identity: Chunk) -> bytes:
+        """The end of a whole answer: a finish_reason that the provider left out, and the usage."""
+        bill, transcript, dialect = self.bill, self._transcript, self.bill.call.dialect
+        missing = [{"index": index, "delta": {}, "finish_reason": "stop"} for index in transcript.unfinished()]
+        last = [dialect.chunk({**identity, "choices": [choice]}) for choice in missing]
+        bill.charge_transcript(transcript, transcript.seen_chunks)
         usage = bill.priced_usage()
-        if bill.call.request.include_usage:
-            chunks.append({**identity, "choices": [], "usage": usage})
-        if bill.call.idempotency_key is not None:
-            whole = {**bill.identity("chat.completion"), "choices": transcript.choices(), "usage": usage}
-            self._whole = msgspec.json.encode(whole)
+        told = b"".join(last) + dialect.end(identity, usage)
+        if self._keeps:
+            choices = transcript.choices()
+            self._message = choices[0]["message"] if choices else None
+            self._whole = msgspec.json.encode({**bill.identity("chat.completion"), "choices": choices, "usage": usage})
         self._outcome = "completed"
-        return chunks
+        return told
 
-    def _broken(self, error: GatewayError) -> Chunk:
-        """The event that ends a stream which failed on its way, in OpenRouter's shape."""
+    def _broken(self, error: GatewayError) -> bytes:
+        """What ends a stream that failed on its way."""
         self._outcome = "cut"
-        choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
-        return {**self.bill.identity("chat.completion.chunk"), "error": error.error(), "choices": [choice]}
+        return self.bill.call.dialect.broken(self.bill.identity("chat.completion.chunk"), error)
 
 
 class Replayed(Answer):
@@ -286,14 +324,16 @@ class Replayed(Answer):
     def __init__(self, bill: Bill, kept: Replay) -> None:
         super().__init__(bill)
         bill.id = f"gen-{kept.hold_id}"
-        self._kept = kept.answer.encode()
+        self._kept = msgspec.json.decode(kept.answer)
         if not bill.call.request.stream:
-            self.body = self._kept
+            told = bill.call.dialect.whole(self._kept)
+            self.body = kept.answer.encode() if told is self._kept else msgspec.json.encode(told)
 
     async def events(self) -> AsyncIterator[bytes]:
-        for chunk in replay.chunks(msgspec.json.decode(self._kept), include_usage=self.bill.call.request.include_usage):
-            yield sse.event(msgspec.json.encode(chunk))
-        yield sse.event(sse.DONE)
+        dialect, include_usage = self.bill.call.dialect, self.bill.call.request.include_usage
+        for chunk in replay.chunks(self._kept, include_usage=include_usage):
+            yield dialect.chunk(chunk)
+        yield dialect.end(replay.identity(self._kept, include_usage=include_usage), self._kept["usage"])
 
     async def _close(self) -> None:
         """There is nothing to settle."""

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from gateway import money
-from gateway.credits import Offer
-from gateway.inference.requests import MAX_TOKENS, CompletionRequest
+from gateway.credits import Offer, Tier
+from gateway.inference.requests import MAX_TOKENS, CompletionRequest, ModelRequest
 
 MEDIA_TOKENS = 4096
 """An image, a file or a sound counts as this many tokens in the bound; a settlement books what it really was."""
@@ -33,6 +33,7 @@ class Usage(msgspec.Struct, frozen=True):
     cached: int = 0
     cache_written: int = 0
     reasoning: int = 0
+    images: int = 0
     upstream_cost_nano: int | None = None
     is_estimated: bool = False
 
@@ -52,14 +53,27 @@ class Bounds(msgspec.Struct, frozen=True):
     expected_tokens: int
 
 
-def bounds(request: CompletionRequest, size: int) -> Bounds:
+def bounds(request: ModelRequest, size: int) -> Bounds:
     """Bounds of a request whose body has `size` bytes."""
+    if not isinstance(request, CompletionRequest):
+        return _bounds_of_text(request, size)
     media = [_size(part) for part in _media(request)]
     text = max(1, size - sum(media))
     extra = len(media) * MEDIA_TOKENS + (TOOLS_TOKENS if request.tools else 0)
-    completion = min(request.asked_tokens or EXPECTED_COMPLETION_TOKENS, EXPECTED_COMPLETION_TOKENS) * (request.n or 1)
-    likely = -(-text // BYTES_PER_TOKEN) + extra
+    completion = min(request.asked_tokens or EXPECTED_COMPLETION_TOKENS, EXPECTED_COMPLETION_TOKENS) * request.choices
+    likely = likely_tokens(text) + extra
     return Bounds(text + extra, likely, likely + completion)
+
+
+def likely_tokens(size: int) -> int:
+    """How many tokens a text of so many bytes likely has."""
+    return -(-size // BYTES_PER_TOKEN)
+
+
+def _bounds_of_text(request: ModelRequest, size: int) -> Bounds:
+    """Of what has no completion. A number of a list of tokens has two bytes at least."""
+    likely = likely_tokens(size)
+    return Bounds(size, likely, likely if request.kind == "embedding" else 0)
 
 
 def _media(request: CompletionRequest) -> list[dict[str, Any]]:
@@ -81,22 +95,34 @@ def _size(part: dict[str, Any]) -> int:
 
 
 def cost_nano(usage: Usage, offer: Offer) -> int:
-    """What a usage costs at an offer's prices, in nano-dollars, rounded up once."""
+    """What a usage costs at an offer's prices, in nano-dollars, rounded up once. An image's price is where a completion
+    token's is.
+    """
+    prices = _prices(offer, usage.prompt)
     fresh = usage.prompt - usage.cached - usage.cache_written
     return money.cost(
-        (fresh, offer.prompt_price),
-        (usage.cached, offer.cache_read_price),
-        (usage.cache_written, offer.cache_write_price),
-        (usage.completion, offer.completion_price),
+        (fresh, prices.prompt_price),
+        (usage.cached, prices.cache_read_price),
+        (usage.cache_written, prices.cache_write_price),
+        (usage.completion + usage.images, prices.completion_price),
         (1, offer.request_price),
     )
 
 
+def _prices(offer: Offer, prompt_tokens: int) -> Offer | Tier:
+    """The prices of a request with this prompt: the last tier's that it is above."""
+    return next((tier for tier in reversed(offer.tiers or ()) if prompt_tokens > tier.above_tokens), offer)
+
+
 def bound_nano(bounds: Bounds, completion_tokens: int, offer: Offer) -> int:
     """The most that a request can cost at an offer's prices, in nano-dollars: what its admission holds (api.fit)."""
-    dearest = max(offer.prompt_price, offer.cache_read_price, offer.cache_write_price)
+    reached = [tier for tier in offer.tiers or () if bounds.prompt_tokens > tier.above_tokens]
+    prices: list[Offer | Tier] = [offer, *reached]
+    dearest = max(max(each.prompt_price, each.cache_read_price, each.cache_write_price) for each in prices)
     return money.cost(
-        (bounds.prompt_tokens, dearest), (1, offer.request_price), (completion_tokens, offer.completion_price)
+        (bounds.prompt_tokens, dearest),
+        (1, offer.request_price),
+        (completion_tokens, max(each.completion_price for each in prices)),
     )
 
 
@@ -118,6 +144,11 @@ def usage_of(reported: Any) -> Usage | None:
         reasoning=min(_count(_member(written, "reasoning_tokens")) or 0, completion),
         upstream_cost_nano=_dollars(reported.get("cost")),
     )
+
+
+def embedding_usage_of(reported: Any) -> Usage | None:
+    """A provider's `usage` of embeddings, which have no completion; None when it is missing or not believable."""
+    return usage_of({**reported, "completion_tokens": 0}) if isinstance(reported, dict) else None
 
 
 def _member(value: Any, name: str) -> Any:

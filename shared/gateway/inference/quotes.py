@@ -39,7 +39,7 @@ def _priced(call: Call, offer: Offer) -> dict[str, Any]:
     request, bounds = call.request, call.bounds
     completion = min(request.asked_tokens or offer.max_output_tokens, offer.max_output_tokens)
     likely = Usage(bounds.likely_prompt_tokens, bounds.expected_tokens - bounds.likely_prompt_tokens)
-    most = metering.bound_nano(bounds, completion * (request.n or 1), offer)
+    most = metering.bound_nano(bounds, completion * request.choices, offer)
     is_own = offer.sealed is not None
     prices = {name: money.show_price(getattr(offer, f"{name}_price")) for name in ("prompt", "completion")}
     return {

@@ -6,11 +6,8 @@ from typing import Any
 
 
 def chunks(completion: dict[str, Any], *, include_usage: bool) -> list[dict[str, Any]]:
-    """One delta with all of each choice's message, its finish_reason, and the usage if it is asked for."""
-    usage = completion.pop("usage", None)
-    head = {**completion, "object": "chat.completion.chunk"}
-    if include_usage:
-        head["usage"] = None
+    """One delta with all of each choice's message, and its finish_reason."""
+    head = identity(completion, include_usage=include_usage)
     told: list[dict[str, Any]] = []
     for choice in completion["choices"]:
         index, message = choice["index"], choice["message"]
@@ -18,6 +15,10 @@ def chunks(completion: dict[str, Any], *, include_usage: bool) -> list[dict[str,
         delta = {**message, **({"tool_calls": calls} if calls else {})}
         told.append({**head, "choices": [{"index": index, "delta": delta, "finish_reason": None}]})
         told.append({**head, "choices": [{"index": index, "delta": {}, "finish_reason": choice["finish_reason"]}]})
-    if include_usage:
-        told.append({**head, "choices": [], "usage": usage})
     return told
+
+
+def identity(completion: dict[str, Any], *, include_usage: bool) -> dict[str, Any]:
+    """The members that every chunk of it has."""
+    head = {name: value for name, value in completion.items() if name != "usage"}
+    return {**head, "object": "chat.completion.chunk", **({"usage": None} if include_usage else {})}

@@ -1,23 +1,25 @@
-"""What a caller may ask for: the bounded, strict part of OpenAI's chat completion request.
+"""What a caller may ask for: the bounded, strict part of OpenAI's requests for completions, embeddings and images.
 
 Fields that are not named here go to the provider untouched, except those in REFUSED, which could redirect a request or
-unlock something. (https://platform.openai.com/docs/api-reference/chat/create, https://openrouter.ai/docs/api-reference)
+unlock something. (https://platform.openai.com/docs/api-reference, https://openrouter.ai/docs/api-reference)
 """
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
+from gateway import money
 from gateway.errors import InvalidRequest
-from gateway.money import NANO, parse
 
 MAX_MESSAGES = 2048
 MAX_TOKENS = 10_000_000
+MAX_INPUTS = 2048
+MAX_IMAGES = 10
 REFUSED = frozenset({
     "api_base", "api_key", "api_version", "azure_endpoint", "base_url", "custom_llm_provider", "default_headers",
     "default_query", "extra_body", "extra_headers", "extra_query", "headers", "http_client", "organization", "project",
@@ -53,16 +55,71 @@ class Preferences(msgspec.Struct, forbid_unknown_fields=True):
     only: list[Name] | None = None
     ignore: list[Name] | None = None
     allow_fallbacks: bool | None = None
+    sort: Literal["price", "latency"] | None = None
+    """What comes first: the lower price, or the shorter time to the first token."""
     max_price: MaxPrice | None = None
     own_keys: Literal["prefer", "only", "never"] | None = None
     """Whether the user's own keys of providers serve it: before all others unless told otherwise."""
 
 
-class CompletionRequest(msgspec.Struct):
+class ModelRequest(msgspec.Struct, kw_only=True):
+    """What every request for a model has."""
+
+    kind: ClassVar[str]
+    """Of the models that can serve it (gateway.models)."""
     model: Name
-    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     models: Annotated[list[Name], Meta(max_length=8)] | None = None
     provider: Name | Preferences | None = None
+    user: str | None = None
+
+    @property
+    def stream(self) -> bool | None:
+        return None
+
+    @property
+    def asked_tokens(self) -> int | None:
+        """The caller's own ceiling on completion tokens, per choice."""
+        return None
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for."""
+        return 1
+
+    @property
+    def image(self) -> dict[str, str | None] | None:
+        """The size and quality of the images that are asked for."""
+        return None
+
+    @property
+    def include_usage(self) -> bool:
+        return False
+
+    @property
+    def wanted_models(self) -> list[str]:
+        """The models that may answer, best first."""
+        return list(dict.fromkeys([self.model, *(self.models or ())]))
+
+    def preferences(self) -> dict[str, Any]:
+        """The provider preferences as the database takes them, prices in nano-dollars per million tokens."""
+        if self.provider is None:
+            return {}
+        if isinstance(self.provider, str):
+            return {"only": [self.provider]}
+        found = {
+            name: value
+            for name in ("order", "only", "ignore", "allow_fallbacks", "sort", "own_keys")
+            if (value := getattr(self.provider, name)) is not None
+        }
+        if price := self.provider.max_price:
+            ceilings = {"prompt": _per_million(price.prompt), "completion": _per_million(price.completion)}
+            found["max_price"] = {name: value for name, value in ceilings.items() if value is not None}
+        return found
+
+
+class CompletionRequest(ModelRequest, kw_only=True):
+    kind: ClassVar[str] = "chat"
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Tokens | None = None
@@ -79,38 +136,55 @@ class CompletionRequest(msgspec.Struct):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     seed: int | None = None
-    user: str | None = None
 
     @property
     def asked_tokens(self) -> int | None:
-        """The caller's own ceiling on completion tokens, per choice."""
         asked = [tokens for tokens in (self.max_tokens, self.max_completion_tokens) if tokens is not None]
         return min(asked) if asked else None
 
     @property
-    def wanted_models(self) -> list[str]:
-        """The models that may answer, best first."""
-        return list(dict.fromkeys([self.model, *(self.models or ())]))
+    def choices(self) -> int:
+        return self.n or 1
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def preferences(self) -> dict[str, Any]:
-        """The provider preferences as the database takes them, prices in nano-dollars per million tokens."""
-        if self.provider is None:
-            return {}
-        if isinstance(self.provider, str):
-            return {"only": [self.provider]}
-        found = {
-            name: value
-            for name in ("order", "only", "ignore", "allow_fallbacks", "own_keys")
-            if (value := getattr(self.provider, name)) is not None
-        }
-        if price := self.provider.max_price:
-            ceilings = {"prompt": _per_million(price.prompt), "completion": _per_million(price.completion)}
-            found["max_price"] = {name: value for name, value in ceilings.items() if value is not None}
-        return found
+
+class EmbeddingRequest(ModelRequest, kw_only=True):
+    kind: ClassVar[str] = "embedding"
+    input: (
+        Annotated[str, Meta(min_length=1)]
+        | Annotated[
+            list[Annotated[str, Meta(min_length=1)] | int | list[int]], Meta(min_length=1, max_length=MAX_INPUTS)
+        ]
+    )
+    dimensions: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+
+    @property
+    def inputs(self) -> int:
+        """How many embeddings are asked for: a list of tokens is one text."""
+        return 1 if isinstance(self.input, str) or isinstance(self.input[0], int) else len(self.input)
+
+
+class ImageRequest(ModelRequest, kw_only=True):
+    kind: ClassVar[str] = "image"
+    prompt: Annotated[str, Meta(min_length=1, max_length=32_000)]
+    n: Annotated[int, Meta(ge=1, le=MAX_IMAGES)] | None = None
+    size: Annotated[str, Meta(max_length=20)] | None = None
+    quality: Annotated[str, Meta(max_length=20)] | None = None
+    style: str | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+    stream: Literal[False] | None = None
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def image(self) -> dict[str, str | None]:
+        return {"size": self.size, "quality": self.quality}
 
 
 def _per_million(dollars: float | str | None) -> int | None:
@@ -118,25 +192,36 @@ def _per_million(dollars: float | str | None) -> int | None:
         return None
     try:
         # a ceiling finer than a nano-dollar per million tokens is rounded away: no price is that fine
-        return parse(f"{dollars:.9f}" if isinstance(dollars, float | int) else dollars, scale=NANO)
+        return money.parse(f"{dollars:.9f}" if isinstance(dollars, float | int) else dollars, scale=money.NANO)
     except (ValueError, ArithmeticError):
         raise InvalidRequest("A price ceiling must be a non-negative number of dollars.", param="provider") from None
 
 
-def parse_completion(raw: bytes) -> tuple[CompletionRequest, dict[str, Any]]:
+def parse[R: ModelRequest](raw: bytes, kind: type[R]) -> tuple[R, dict[str, Any]]:
     """The request in a body, and the body for the provider. Raises InvalidRequest, which never echoes the input."""
+    body = document(raw)
+    request = read(body, kind)
+    for name in OWN:
+        body.pop(name, None)
+    return request, body
+
+
+def document(raw: bytes) -> dict[str, Any]:
+    """The JSON object in a body, without a member that is refused. Raises InvalidRequest."""
     body = decode(raw)
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
     if refused := REFUSED & body.keys():
         raise InvalidRequest("This field is not accepted.", param=min(refused))
+    return body
+
+
+def read[T](body: dict[str, Any], kind: type[T]) -> T:
+    """A body's known members. Raises InvalidRequest."""
     try:
-        request = msgspec.convert(body, CompletionRequest)
+        return msgspec.convert(body, kind)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
-    for name in OWN:
-        body.pop(name, None)
-    return request, body
 
 
 def _invalid(text: str) -> InvalidRequest:

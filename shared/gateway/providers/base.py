@@ -47,6 +47,9 @@ MAX_BODY_BYTES = 32 << 20
 MAX_ERROR_BYTES = 64 << 10
 MAX_RETRY_AFTER_S = 120
 
+CHAT, EMBEDDINGS, IMAGES = "chat/completions", "embeddings", "images/generations"
+"""The routes of OpenAI's API that are asked."""
+
 FAILOVER = (ProviderError, ProviderRateLimited)
 """What makes another provider worth asking."""
 
@@ -68,26 +71,42 @@ class Provider:
     name: str
 
     def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
-        self.url = URL(f"{base_url.rstrip('/')}/chat/completions")
+        self.urls = {route: URL(f"{base_url.rstrip('/')}/{route}") for route in (CHAT, EMBEDDINGS, IMAGES)}
         self.headers = {"content-type": "application/json", "accept-encoding": "identity", **headers}
 
     def adapt(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The request's body in this provider's form."""
+        """A chat completion's body in this provider's form."""
         return body
 
     def listings(self, catalogue: Any) -> list[Listing]:
         """The entries of this provider's decoded `GET /models` answer."""
         raise NotImplementedError
 
-    async def send(self, body: dict[str, Any]) -> Reply:
+    async def send(self, body: dict[str, Any], route: str = CHAT) -> Reply:
         """Start an exchange; returns when the answer's headers are here. Raises ProviderError."""
-        return await outbound.post(self.url, self.headers, msgspec.json.encode(self.adapt(body)))
+        own = self.adapt(body) if route == CHAT else body
+        return await outbound.post(self.urls[route], self.headers, msgspec.json.encode(own))
 
     async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         """A whole chat completion. Raises FAILOVER errors and InvalidRequest."""
+        completion = await self._answered(body, CHAT)
+        choices = completion.get("choices")
+        if not choices or not all(isinstance(choice.get("message"), dict) for choice in choices):
+            raise ProviderError("The provider sent an answer without a message.")
+        return completion
+
+    async def embed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The embeddings of a text or texts, `data` being objects. Raises FAILOVER errors and InvalidRequest."""
+        return _listing(await self._answered(body, EMBEDDINGS))
+
+    async def draw(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Images, `data` being objects. Raises FAILOVER errors and InvalidRequest."""
+        return _listing(await self._answered(body, IMAGES))
+
+    async def _answered(self, body: dict[str, Any], route: str) -> dict[str, Any]:
         try:
             async with asyncio.timeout(TOTAL_S):
-                reply = await self.send(body)
+                reply = await self.send(body, route)
                 try:
                     data = await _whole(reply, MAX_BODY_BYTES)
                     if reply.status != 200:
@@ -96,11 +115,7 @@ class Provider:
                     reply.close()
         except TimeoutError:
             raise ProviderTimeout from None
-        completion = decode(data)
-        choices = completion.get("choices")
-        if not choices or not all(isinstance(choice.get("message"), dict) for choice in choices):
-            raise ProviderError("The provider sent an answer without a message.")
-        return completion
+        return decode(data)
 
     async def stream(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any] | None]:
         """The chunks of a streamed completion, and None for each KEEP_ALIVE_S of silence.
@@ -132,6 +147,13 @@ class Provider:
             raise ProviderTimeout from None
         finally:
             reply.close()
+
+
+def _listing(answer: dict[str, Any]) -> dict[str, Any]:
+    data = answer.get("data")
+    if not isinstance(data, list) or not data or not all(isinstance(entry, dict) for entry in data):
+        raise ProviderError("The provider sent an answer without data.")
+    return answer
 
 
 async def _events(reply: Reply, deadline: float) -> AsyncGenerator[bytes | None]:

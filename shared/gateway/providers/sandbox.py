@@ -23,7 +23,8 @@ import msgspec
 from gateway import sse
 from gateway.errors import ProviderError
 from gateway.outbound import Reply
-from gateway.providers.base import Provider
+from gateway.providers import sandbox_media
+from gateway.providers.base import CHAT, EMBEDDINGS, Provider
 
 SLOW_S = 12.0
 NEVER_S = 86_400.0
@@ -42,7 +43,7 @@ class Sandbox(Provider):
     def __init__(self) -> None:
         """Needs no address and no key."""
 
-    async def send(self, body: dict[str, Any]) -> Reply:
+    async def send(self, body: dict[str, Any], route: str = CHAT) -> Reply:
         fault = body["model"].rpartition("/")[2]
         if fault == "hang":
             await asyncio.sleep(NEVER_S)
@@ -50,7 +51,10 @@ class Sandbox(Provider):
             return _Script(429, {"retry-after": "7"}, iter([(0.0, b'{"error":{"message":"slow down","code":429}}')]))
         if fault == "error":
             return _Script(500, {}, iter([(0.0, b'{"error":{"message":"broken","code":500}}')]))
-        answer = _answer(body)
+        if route == CHAT:
+            answer = _answer(body)
+        else:
+            answer = sandbox_media.embeddings(body) if route == EMBEDDINGS else sandbox_media.images(body)
         return _Script(200, {}, _streamed(answer, fault) if body.get("stream") else _whole(answer, fault))
 
 

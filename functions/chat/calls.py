@@ -1,0 +1,93 @@
+"""A route's request as a call: its key, its options for the gateway, and what is asked of a model."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+
+from gateway.errors import InvalidRequest
+from gateway.http.bearer import address_of, key_of
+from gateway.inference import metering
+from gateway.inference.bill import Call, Dialect
+from gateway.inference.requests import OWN, CompletionRequest, ModelRequest, read
+from gateway.keys import Key, parse
+from gateway.money import parse as parse_money
+
+MAX_IDEMPOTENCY_KEY = 255
+
+
+async def raw_body(request: Request) -> bytes:
+    """The body's bytes. Raises InvalidRequest for a compressed one."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise InvalidRequest("Compressed bodies are not accepted.", param="Content-Encoding")
+    return await request.body()
+
+
+def caller_of(request: Request) -> dict[str, Any]:
+    """Who asks, as the database's functions take it."""
+    credentials = key_of(request).credentials()
+    return {**credentials, "ip": address_of(request), "referer": request.headers.get("referer")}
+
+
+def anthropic_key_of(request: Request) -> Key:
+    """The key of a request by Anthropic's SDK, which sends it as x-api-key. Raises Unauthenticated."""
+    given = request.headers.getlist("x-api-key")
+    if len(given) == 1 and "authorization" not in request.headers:
+        return parse(given[0])
+    return key_of(request)
+
+
+def call_of(
+    request: Request, wanted: ModelRequest, body: dict[str, Any], raw: bytes, key: Key | None = None, **more: Any
+) -> Call:
+    """The call of a request whose body was `raw`; `body` is what its provider is to get. Raises InvalidRequest."""
+    idempotency_key = _idempotency_key(request)
+    return Call(
+        key=key or key_of(request),
+        ip=address_of(request),
+        referer=request.headers.get("referer"),
+        request=wanted,
+        body=body,
+        max_cost_nano=_max_cost_nano(request),
+        idempotency_key=idempotency_key,
+        fingerprint=_fingerprint(request, raw) if idempotency_key else None,
+        bounds=more.pop("bounds", None) or metering.bounds(wanted, len(raw)),
+        **more,
+    )
+
+
+def translated(request: Request, chat: dict[str, Any], raw: bytes, dialect: Dialect, key: Key | None = None) -> Call:
+    """The call of a request in another dialect than chat's, which asks for this completion. Raises InvalidRequest."""
+    wanted = read(chat, CompletionRequest)
+    for name in OWN:
+        chat.pop(name, None)
+    bounds = metering.bounds(wanted, len(msgspec.json.encode(chat)))
+    return call_of(request, wanted, chat, raw, key, bounds=bounds, dialect=dialect)
+
+
+def _fingerprint(request: Request, raw: bytes) -> str:
+    """Of what was asked where; chat completions' is the body's alone."""
+    digest = hashlib.sha256(raw)
+    if request.url.path != "/v1/chat/completions":
+        digest.update(request.url.path.encode())
+    return digest.hexdigest()
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
+        raise InvalidRequest("An Idempotency-Key has 1 to 255 printable ASCII characters.", param="Idempotency-Key")
+    return key
+
+
+def _max_cost_nano(request: Request) -> int | None:
+    given = request.headers.get("x-max-cost-usd")
+    try:
+        return None if given is None else parse_money(given)
+    except ValueError:
+        raise InvalidRequest(
+            "X-Max-Cost-Usd must be a non-negative number of dollars.", param="X-Max-Cost-Usd"
+        ) from None
