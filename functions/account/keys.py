@@ -58,6 +58,7 @@ class Settings(Body):
     domain_referrers: Annotated[list[Host], Field(min_length=1, max_length=100)] | None = None
     allowed_models: Annotated[list[Model], Field(min_length=1, max_length=100)] | None = None
     rotation_days: Annotated[int, Field(ge=1, le=365)] | None = None
+    retention: Literal["none", "metadata", "full"] | None = None
     rpm: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     tpm: Count | None = None
     concurrency: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
@@ -83,7 +84,7 @@ class KeyEnd(Body):
 COLUMNS = {
     "key_name": "name", "scope_permissions": "scopes", "max_requests": "max_requests", "limit_usd": "limit_nano",
     "limit_reset": "limit_reset", "ip_allowlist": "ip_allowlist", "domain_referrers": "referers",
-    "allowed_models": "allowed_models", "rotation_days": "rotation_days",
+    "allowed_models": "allowed_models", "rotation_days": "rotation_days", "retention": "retention",
 }  # fmt: skip
 LIMITS = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute", "concurrency": "concurrency"}
 
@@ -91,7 +92,7 @@ LIMITS = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute", "concurrency
 def _columns(body: Settings) -> dict[str, Any]:
     """The settings that were sent, by the names that the database has for them."""
     sent = {name: getattr(body, name) for name in body.model_fields_set}
-    for name in ("key_name", "scope_permissions", "is_active"):
+    for name in ("key_name", "scope_permissions", "is_active", "retention"):
         if name in sent and sent[name] is None:
             raise InvalidRequest(f"{name} cannot be null.", param=name)
     columns = {COLUMNS[name]: value for name, value in sent.items() if name in COLUMNS}

@@ -8,15 +8,24 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
+from gateway import chats
 from gateway.errors import InvalidRequest
 from gateway.http.bearer import address_of, key_of
 from gateway.inference import metering
-from gateway.inference.bill import Call, Dialect
+from gateway.inference.bill import Call, Dialect, Turn
+from gateway.inference.chat import Chat
 from gateway.inference.requests import OWN, CompletionRequest, ModelRequest, read
 from gateway.keys import Key, parse
 from gateway.money import parse as parse_money
 
 MAX_IDEMPOTENCY_KEY = 255
+MAX_DIGITS = 18
+"""Of a session's number."""
+ANSWER_TOKENS = 1024
+"""Left for the answer in a session where the request does not say how many."""
+SAID = ("role", "content", "tool_calls", "tool_call_id")
+KEPT_ROLES = frozenset({"user", "assistant", "tool"})
+"""A client sends its system's words with every request: they are no turn."""
 
 
 async def raw_body(request: Request) -> bytes:
@@ -59,6 +68,24 @@ def call_of(
     )
 
 
+async def in_session(
+    request: Request, wanted: CompletionRequest, body: dict[str, Any], raw: bytes, session_id: str
+) -> Call:
+    """The call of a completion in one of the caller's sessions: what was said there comes first, as far as it fits, and
+    what is said now is kept there. Raises NotFound and InvalidRequest.
+    """
+    if not (session_id.isascii() and session_id.isdigit() and len(session_id) <= MAX_DIGITS):
+        raise InvalidRequest("session_id must be the number of a session.", param="session_id")
+    own = metering.bounds(wanted, len(raw)).likely_prompt_tokens + (wanted.asked_tokens or ANSWER_TOKENS)
+    before = await chats.followed(int(session_id), wanted.wanted_models, own, **caller_of(request))
+    said = [{name: message.get(name) for name in SAID if name in message} for message in body["messages"]]
+    turn = Turn(int(session_id), [message for message in said if message["role"] in KEPT_ROLES])
+    body = {**body, "messages": before + body["messages"]}
+    bounds = metering.bounds(read(body, CompletionRequest), len(raw) + len(msgspec.json.encode(before)))
+    dialect = Chat(include_usage=wanted.include_usage)
+    return call_of(request, wanted, body, raw, bounds=bounds, dialect=dialect, turn=turn)
+
+
 def translated(request: Request, chat: dict[str, Any], raw: bytes, dialect: Dialect, key: Key | None = None) -> Call:
     """The call of a request in another dialect than chat's, which asks for this completion. Raises InvalidRequest."""
     wanted = read(chat, CompletionRequest)
@@ -71,8 +98,8 @@ def translated(request: Request, chat: dict[str, Any], raw: bytes, dialect: Dial
 def _fingerprint(request: Request, raw: bytes) -> str:
     """Of what was asked where; chat completions' is the body's alone."""
     digest = hashlib.sha256(raw)
-    if request.url.path != "/v1/chat/completions":
-        digest.update(request.url.path.encode())
+    if request.url.path != "/v1/chat/completions" or request.url.query:
+        digest.update(f"{request.url.path}?{request.url.query}".encode())
     return digest.hexdigest()
 
 

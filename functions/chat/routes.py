@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from chat.calls import anthropic_key_of, call_of, caller_of, raw_body, translated
+from chat.calls import anthropic_key_of, call_of, caller_of, in_session, raw_body, translated
 from gateway import responses
 from gateway.errors import GatewayError
 from gateway.http.bearer import key_of
@@ -46,6 +46,8 @@ async def create_quote(request: Request) -> Response:
 async def _completion(request: Request) -> Call:
     key, raw = key_of(request), await raw_body(request)
     wanted, body = parse(raw, CompletionRequest)
+    if (session_id := request.query_params.get("session_id")) is not None:
+        return await in_session(request, wanted, body, raw, session_id)
     return call_of(request, wanted, body, raw, key, dialect=Chat(include_usage=wanted.include_usage))
 
 

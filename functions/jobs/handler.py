@@ -29,6 +29,7 @@ JOBS: Mapping[str, Callable[[], Awaitable[Any]]] = {
     "expire_grants": lambda: database.call("expire_grants"),
     "purge_idempotency_keys": lambda: database.call("purge_idempotency_keys"),
     "measure_offers": lambda: database.call("measure_offers"),
+    "purge_chats": lambda: database.call("purge_chats"),
     "purge_responses": lambda: database.call("purge_responses"),
     "roll_up_usage": usage.roll_up,
     "watch_balances": balances.watch,

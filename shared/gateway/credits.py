@@ -81,6 +81,8 @@ class Hold(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     """Completion tokens the balance allows, when they are fewer than were asked for."""
     offers: list[Offer] = []
+    retention: str = "full"
+    """What the key lets be kept: none, metadata or full."""
     replay: Replay | None = None
 
 

@@ -125,6 +125,7 @@ def _shown(key: dict[str, Any]) -> dict[str, Any]:
         "last_used_at": key["last_used_at"],
         "rotated_at": key["rotated_at"],
         "rotation_days": key["rotation_days"],
+        "retention": key["retention"],
         "has_secret_to_fetch": key["has_pickup"],
         "requests_used": key["requests"],
         "max_requests": most,

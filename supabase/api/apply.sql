@@ -1,18 +1,20 @@
 -- Replaces every function at once: what is in this folder is what runs, and nothing stale survives.
 -- What is granted to a role runs as the owner of the tables, with no search_path; its parts run as it does and are granted
 -- to nobody. Locks are taken in one order everywhere: rate_limit_buckets, users, credit_holds, idempotency_keys, key_usage,
--- offer_health (which nobody waits for).
+-- chat_sessions, offer_health (which nobody waits for).
 begin;
 set local role gateway_owner;
 drop schema api cascade;
 create schema api;
 grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_catalog, gateway_account, gateway_admin,
-  gateway_health, gateway_jobs, gateway_billing, gateway_stripe_webhook, gateway_trials;
+  gateway_health, gateway_jobs, gateway_billing, gateway_stripe_webhook, gateway_trials,
+  gateway_history;
 \ir audit.sql
 \ir rate_limits.sql
 \ir keys.sql
 \ir catalog.sql
 \ir idempotency.sql
+\ir chats.sql
 \ir responses.sql
 \ir credits.sql
 \ir grants.sql

@@ -1,7 +1,7 @@
 -- The ledger. A request's cost is held before the provider is called, and settled, released or expired after, once.
 
 -- Admits one completion: verifies the key, takes from its limits, finds the model's offers and holds the most that the
--- request can cost. Returns {hold_id, user_id, key_id, credits_nano, bound_nano, max_tokens, offers, limits}, or {replay}
+-- request can cost. Returns {hold_id, user_id, key_id, credits_nano, bound_nano, max_tokens, offers, limits, retention}, or {replay}
 -- for an Idempotency-Key that was served before. Raises 4xx and 503 and then has changed nothing. Commits asynchronously:
 -- a crash of the database may lose the last holds whole, and settle books their cost all the same.
 create function api.authorize(
@@ -25,7 +25,8 @@ begin
   if idempotency_key is not null then
     perform api.claim(who.user_id, idempotency_key, fingerprint, hold_id);
   end if;
-  return h || jsonb_build_object('hold_id', hold_id, 'user_id', who.user_id, 'key_id', who.key_id, 'limits', limits);
+  return h || jsonb_build_object('hold_id', hold_id, 'user_id', who.user_id, 'key_id', who.key_id, 'limits', limits,
+                                 'retention', who.retention);
 end $$;
 grant execute on function api.authorize to gateway_chat, service_role;
 
@@ -170,7 +171,7 @@ end $$;
 -- Books what a request cost, once per hold: charges the balance, ends the hold, writes the ledger entry and the usage
 -- record, corrects the limits and keeps the answer. Usage is a fact: it is booked above the bound, after an expiry, and
 -- when the hold was lost in a crash. `usage` is {model, provider, cost_nano, prompt_tokens, …}, the columns of
--- usage_records; `memory` is what the caller asked to be kept, {response}. Returns {state, credits_nano}; state is 'repeated'
+-- usage_records; `memory` is what the caller asked to be kept, {response, turn}. Returns {state, credits_nano}; state is 'repeated'
 -- when it had been booked before.
 create function api.settle(hold_id uuid, user_id bigint, key_id bigint, usage jsonb, answer text, memory jsonb default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
@@ -205,7 +206,8 @@ begin
                              u.prompt_tokens + u.completion_tokens);
   perform api.count_usage(u);
   if memory is not null then
-    perform api.keep_response(hold_id, user_id, memory -> 'response');
+    perform api.keep_response(hold_id, user_id, key_id, memory -> 'response'),
+            api.keep_turn(hold_id, user_id, key_id, memory -> 'turn');
   end if;
   perform api.note_attempts(u.attempts), api.note_answer(u);
   return jsonb_build_object('state', 'settled', 'credits_nano', balance);

@@ -37,7 +37,8 @@ begin
   update gateway.api_keys x set
     name = made.name, scopes = made.scopes, status = made.status, expires_at = made.expires_at, ip_allowlist = made.ip_allowlist,
     referers = made.referers, allowed_models = made.allowed_models, limit_nano = made.limit_nano, limit_reset = made.limit_reset,
-    max_requests = made.max_requests, rotation_days = made.rotation_days
+    max_requests = made.max_requests, rotation_days = made.rotation_days,
+    retention = made.retention
    where x.id = k.id returning * into k;
   return k;
 end $$;

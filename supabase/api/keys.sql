@@ -3,7 +3,7 @@
 create type api.caller as (
   user_id bigint, key_id bigint, environment text, role text, username text,
   allowed_models text[], limit_nano bigint, limit_reset text, max_requests bigint, own_providers text[],
-  key_scopes text[], role_scopes text[]
+  key_scopes text[], role_scopes text[], retention text
 );
 
 -- The caller that a credential (a key, a session key or a secret that was rotated lately) stands for at this moment; raises
@@ -43,7 +43,7 @@ begin
     raise exception using errcode = 'PT403', message = 'referer_not_allowed';
   end if;
   return row(k.user_id, k.id, k.environment, k.role, k.username, k.allowed_models, k.limit_nano, k.limit_reset,
-             k.max_requests, k.own_providers, k.scopes, k.role_scopes)::api.caller;
+             k.max_requests, k.own_providers, k.scopes, k.role_scopes, k.retention)::api.caller;
 end $$;
 
 -- The scopes that are in both sets.

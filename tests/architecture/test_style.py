@@ -130,7 +130,8 @@ def test_only_named_roles_may_call_an_sql_function() -> None:
     assert grants.keys() <= defined
     roles = {role.strip() for listed in grants.values() for role in listed.split(",")}
     groups = (
-        "account", "admin", "auth", "billing", "catalog", "chat", "health", "jobs", "stripe_webhook", "trials"
+        "account", "admin", "auth", "billing", "catalog", "chat", "health", "history", "jobs", "stripe_webhook",
+        "trials",
     )  # fmt: skip
     assert roles <= {"service_role", *(f"gateway_{group}" for group in groups)}
 

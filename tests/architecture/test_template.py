@@ -27,6 +27,7 @@ HTTP_FUNCTIONS = {
     "ChatFunction",
     "HealthFunction",
     "StripeWebhookFunction",
+    "HistoryFunction",
     "TrialsFunction",
 }
 type Resource = dict[str, Any]

@@ -34,6 +34,7 @@ ROLES = STRANGERS | {
     "gateway_billing",
     "gateway_stripe_webhook",
     "gateway_trials",
+    "gateway_history",
 }
 """Every role but the tables' owner; `gateway` is how the functions log in here."""
 

@@ -29,6 +29,7 @@ from gateway.providers.base import Provider
 from gateway.providers.sandbox import Sandbox
 from gateway.scopes import Scope
 from health.handler import app as health
+from history.handler import app as history
 from local import seed
 from local.aws_lambda import LocalLambda
 from stripe_webhook.handler import app as stripe_webhook
@@ -53,6 +54,7 @@ GROUPS = {
     "/v1/models": catalog, "/v1/credits": account, "/v1/key": account, "/v1/generation": account,
     "/user": account, "/auth": auth,
     "/unsubscribe": account,
+    "/chat": history, "/v1/chat/sessions": history, "/v1/chat/search": history, "/v1/chat/stats": history,
     "/coupons": account, "/referral": account, "/admin": admin, "/create": admin, "/plans/assign": admin,
     "/health": health, "/ping": health, "/api/stripe/webhook": stripe_webhook, "/api/stripe": billing,
     "/plans": billing,

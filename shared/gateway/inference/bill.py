@@ -30,6 +30,8 @@ class Dialect(Protocol):
     """
 
     keep_alive: bytes
+    may_keep: bool
+    """Whether the key lets be kept what is said; known when the call is admitted."""
 
     def whole(self, completion: dict[str, Any]) -> dict[str, Any]: ...
     def chunk(self, chunk: dict[str, Any]) -> bytes: ...

@@ -16,6 +16,7 @@ class Chat:
     """The dialect of POST /v1/chat/completions (https://platform.openai.com/docs/api-reference/chat)."""
 
     keep_alive = sse.KEEP_ALIVE
+    may_keep = True
 
     def __init__(self, *, include_usage: bool = False) -> None:
         self._include_usage = include_usage

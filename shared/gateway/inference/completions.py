@@ -27,6 +27,9 @@ from gateway.providers.base import FAILOVER, KEEP_ALIVE_S, Provider
 STATUS_HELD_S = 10.0
 """A stream's status waits this long for the first token, so that a failure can still be a status; then it is 200."""
 
+KEPT = ("role", "content", "tool_calls")
+"""Members of a message that a session keeps."""
+
 type Chunk = dict[str, Any]
 type Outcome = Literal["completed", "cut", "cancelled"]
 
@@ -39,6 +42,7 @@ async def serve(call: Call) -> Answer:
 async def admit(call: Call, kind: type[Answer]) -> Answer:
     """As serve, for an answer of this kind."""
     hold = await _admitted(call)
+    call.dialect.may_keep = hold.retention == "full"
     if hold.replay is not None:
         return Replayed(Bill(call, hold), hold.replay)
     answer = kind(Bill(call, hold))
@@ -129,7 +133,8 @@ class Answer:
         memory = bill.call.dialect.memory()
         if turn is None or self._message is None or bill.offer is None or self._outcome != "completed":
             return memory
-        said = [*turn.messages, self._message]
+        used = {"tokens": bill.usage.completion if bill.usage else 0}
+        said = [*turn.messages, {name: self._message.get(name) for name in KEPT} | used]
         kept = {"session_id": turn.session_id, "model": bill.offer.model, "messages": said}
         return {**(memory or {}), "turn": kept}
 

@@ -40,6 +40,7 @@ class Messages:
     """The dialect of POST /v1/messages."""
 
     keep_alive = sse.named("ping", b'{"type":"ping"}')
+    may_keep = True
 
     def __init__(self, likely_prompt_tokens: int) -> None:
         self._likely = likely_prompt_tokens

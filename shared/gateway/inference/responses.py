@@ -39,6 +39,7 @@ class Responses:
     """The dialect of POST /v1/responses."""
 
     keep_alive = sse.KEEP_ALIVE
+    may_keep = True
 
     def __init__(self, request: ResponsesRequest, previous_id: str | None) -> None:
         self._request, self._previous_id = request, previous_id
@@ -89,10 +90,14 @@ class Responses:
 
     def memory(self) -> dict[str, Any] | None:
         """The response and what went in, unless it was not to be stored or never ended."""
-        if self._request.store is False or self._response.get("status") not in ("completed", "incomplete"):
+        if not self._stores or self._response.get("status") not in ("completed", "incomplete"):
             return None
         kept = {"previous_id": self._previous_id, "input": self._request.items, "response": self._response}
         return {"response": kept}
+
+    @property
+    def _stores(self) -> bool:
+        return self.may_keep and self._request.store is not False
 
     def _begin(self, head: dict[str, Any]) -> None:
         if self._response:
@@ -109,6 +114,7 @@ class Responses:
             "incomplete_details": None,
             "usage": None,
             **echoed(self._request),
+            "store": self._stores,
         }
         self._tell("response.created", response=self._response)
         self._tell("response.in_progress", response=self._response)

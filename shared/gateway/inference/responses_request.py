@@ -171,7 +171,6 @@ def echoed(request: ResponsesRequest) -> dict[str, Any]:
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "previous_response_id": request.previous_response_id,
         "reasoning": {"effort": None, "summary": None, **(request.reasoning or {})},
-        "store": request.store is not False,
         "temperature": 1.0 if request.temperature is None else request.temperature,
         "text": request.text or {"format": {"type": "text"}},
         "tool_choice": request.tool_choice or "auto",

@@ -1,0 +1,140 @@
+"""Chat sessions and their messages, under /chat and /v1/chat."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import AfterValidator, Field, StringConstraints
+
+from gateway import chats
+from gateway.errors import InvalidRequest
+from gateway.http.app import json_answer
+from gateway.http.body import Body, Cursor, Id, Limit, Line, StrictRoute
+from gateway.http.caller import Caller, require
+from gateway.scopes import Scope
+
+MOST_MESSAGES = 500
+MOST_BYTES = 200_000
+MOST_SKIPPED = 10_000
+
+User = Annotated[Caller, Depends(require(Scope.INFERENCE))]
+type Offset = Annotated[int, Query(ge=0, le=MOST_SKIPPED)]
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("holds NUL")
+    if len(text.encode("utf-8", "replace")) > MOST_BYTES:
+        raise ValueError("is too long")
+    text.encode()  # a lone surrogate cannot be stored
+    return text
+
+
+type Text = Annotated[str, AfterValidator(_storable)]
+type Description = Annotated[Text, StringConstraints(max_length=2000)]
+type Model = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@/-]{1,255}$")]
+
+
+class Session(Body):
+    title: Line | None = None
+    name: Line | None = None
+    description: Description | None = None
+    model: Model | None = None
+
+
+class Search(Body):
+    query: Annotated[Line, Field(min_length=1)]
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+class Message(Body):
+    role: Literal["user", "assistant", "system", "tool"]
+    content: Text
+    model: Model | None = None
+    tokens: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    message_id: Line | None = None
+    tool_call_id: Line | None = None
+
+
+def _shown(session: dict[str, Any]) -> dict[str, Any]:
+    return {**session, "name": session["title"], "is_active": True}
+
+
+async def create_session(body: Session, caller: User) -> Response:
+    """Make a session."""
+    title = body.title or body.name or "New chat"
+    made = _shown(await chats.create(caller.user_id, title, body.description, body.model))
+    told = {"session_id": made["id"], "name": title, "created_at": made["created_at"]}
+    return json_answer({"success": True, **told, "message": "The session was made.", "data": made}, 201)
+
+
+async def list_sessions(caller: User, limit: Limit = 50, offset: Offset = 0) -> Response:
+    """List the user's sessions, the last changed first."""
+    found, count = await chats.listed(caller.user_id, limit, offset)
+    return json_answer({"success": True, "data": [_shown(each) for each in found], "count": count})
+
+
+async def get_session(
+    id: Id,  # noqa: A002 - the path's own name
+    caller: User,
+    message_limit: Annotated[int, Query(ge=1, le=MOST_MESSAGES)] = 100,
+    before: Cursor | None = None,
+) -> Response:
+    """Show a session with its latest messages."""
+    found = _shown(await chats.get(caller.user_id, id, message_limit, before))
+    return json_answer({"success": True, "session": found, "data": found})
+
+
+async def change_session(id: Id, body: Session, caller: User) -> Response:  # noqa: A002
+    """Change a session's title, description or model."""
+    changes = {name: getattr(body, name) for name in body.model_fields_set}
+    if "name" in changes:
+        changes.setdefault("title", changes.pop("name"))
+        changes.pop("name", None)
+    if "title" in changes and changes["title"] is None:
+        raise InvalidRequest("A session has a title.", param="title")
+    found = _shown(await chats.change(caller.user_id, id, changes))
+    return json_answer({"success": True, "session": found, "data": found})
+
+
+async def delete_session(id: Id, caller: User) -> Response:  # noqa: A002
+    """Delete a session."""
+    await chats.delete(caller.user_id, id)
+    return json_answer({"success": True, "message": "The session was deleted."})
+
+
+async def search(body: Search, caller: User) -> Response:
+    """Find sessions by what their titles or messages say."""
+    found = [_shown(each) for each in await chats.search(caller.user_id, body.query, body.limit)]
+    return json_answer({"success": True, "data": found, "count": len(found)})
+
+
+async def stats(caller: User) -> Response:
+    """Count the user's sessions and messages."""
+    found = await chats.stats(caller.user_id)
+    return json_answer({"success": True, "stats": found, "data": found})
+
+
+async def add_message(id: Id, body: Message, caller: User) -> Response:  # noqa: A002
+    """Store a message that was said elsewhere."""
+    message = body.model_dump(exclude_none=True)
+    made = await chats.add(caller.user_id, caller.key_id, id, message)
+    return json_answer({"success": True, "message_id": made["id"], "data": made}, 201)
+
+
+ROUTES = (
+    ("POST", "/sessions", create_session),
+    ("GET", "/sessions", list_sessions),
+    ("GET", "/sessions/{id}", get_session),
+    ("PUT", "/sessions/{id}", change_session),
+    ("DELETE", "/sessions/{id}", delete_session),
+    ("POST", "/sessions/{id}/messages", add_message),
+    ("POST", "/search", search),
+    ("GET", "/stats", stats),
+)
+
+router = APIRouter(route_class=StrictRoute)
+for _prefix in ("/chat", "/v1/chat"):
+    for _method, _path, _endpoint in ROUTES:
+        router.add_api_route(_prefix + _path, _endpoint, methods=[_method])

@@ -1,0 +1,205 @@
+-- Chats: a user's sessions and the messages in them. Another's session is as if it were not.
+
+-- A session as it is shown.
+create function api.session_shown(s gateway.chat_sessions)
+returns jsonb language sql immutable as $$
+  select to_jsonb(s) - array['user_id', 'deleted_at']
+$$;
+
+-- A user's session, locked where it is to be changed; raises 404.
+create function api.own_session(session_id bigint, user_id bigint)
+returns gateway.chat_sessions language plpgsql as $$
+declare s gateway.chat_sessions;
+begin
+  select * into s from gateway.chat_sessions x
+   where x.id = own_session.session_id and x.user_id = own_session.user_id and x.deleted_at is null for no key update;
+  if not found then
+    raise exception using errcode = 'PT404', message = 'not_found', detail = '{"param": "session_id"}';
+  end if;
+  return s;
+end $$;
+
+-- Makes a session and returns it; raises 400 above 10,000 of a user.
+create function api.create_session_of(user_id bigint, title text, description text, model text)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare s gateway.chat_sessions;
+begin
+  if (select count(*) from gateway.chat_sessions x where x.user_id = create_session_of.user_id and x.deleted_at is null) >= 10000 then
+    raise exception using errcode = 'PT400', message = 'invalid_request_error', detail = '{"message": "You have 10,000 sessions."}';
+  end if;
+  insert into gateway.chat_sessions (user_id, title, description, model)
+  values (create_session_of.user_id, create_session_of.title, create_session_of.description, create_session_of.model) returning * into s;
+  return api.session_shown(s);
+end $$;
+grant execute on function api.create_session_of to gateway_history, service_role;
+
+-- A user's sessions, the last changed first: {sessions, count}, the latter of all.
+create function api.sessions(user_id bigint, most integer, skipped integer)
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
+    'count', (select count(*) from gateway.chat_sessions x where x.user_id = sessions.user_id and x.deleted_at is null),
+    'sessions', (select coalesce(jsonb_agg(api.session_shown(s) order by s.updated_at desc, s.id desc), '[]') from (
+      select * from gateway.chat_sessions x where x.user_id = sessions.user_id and x.deleted_at is null
+       order by x.updated_at desc, x.id desc limit sessions.most offset sessions.skipped) s))
+$$;
+grant execute on function api.sessions to gateway_history, service_role;
+
+-- A session with its latest `most` messages before the one with the id `before`, oldest first; raises 404.
+create function api.session(session_id bigint, user_id bigint, most integer, before bigint)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare s constant gateway.chat_sessions := api.own_session(session_id, user_id);
+begin
+  return api.session_shown(s) || jsonb_build_object('messages', (
+    select coalesce(jsonb_agg(to_jsonb(m) - array['hold_id', 'session_id'] order by m.id), '[]') from (
+      select * from gateway.chat_messages x
+       where x.session_id = s.id and (session.before is null or x.id < session.before) order by x.id desc limit session.most) m));
+end $$;
+grant execute on function api.session to gateway_history, service_role;
+
+-- Changes what is given of {title, description, model} of a session and returns it; raises 404.
+create function api.change_session(session_id bigint, user_id bigint, changes jsonb)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare s gateway.chat_sessions := jsonb_populate_record(api.own_session(session_id, user_id), changes);
+begin
+  update gateway.chat_sessions x set title = s.title, description = s.description, model = s.model, updated_at = clock_timestamp()
+   where x.id = change_session.session_id returning * into s;
+  return api.session_shown(s);
+end $$;
+grant execute on function api.change_session to gateway_history, service_role;
+
+-- Takes a session from everybody's sight; raises 404.
+create function api.delete_session(session_id bigint, user_id bigint)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare s constant gateway.chat_sessions := api.own_session(session_id, user_id);
+begin
+  update gateway.chat_sessions x set deleted_at = clock_timestamp() where x.id = s.id;
+  return jsonb_build_object('deleted', true);
+end $$;
+grant execute on function api.delete_session to gateway_history, service_role;
+
+-- A user's sessions whose title or messages hold a text, in whatever case, the last changed first: at most `most`.
+create function api.search_sessions(user_id bigint, wanted text, most integer)
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select coalesce(jsonb_agg(api.session_shown(s) order by s.updated_at desc, s.id desc), '[]') from (
+    select * from gateway.chat_sessions x
+     where x.user_id = search_sessions.user_id and x.deleted_at is null
+       and (position(lower(wanted) in lower(x.title)) > 0
+            or exists (select from gateway.chat_messages m where m.session_id = x.id
+                          and position(lower(wanted) in lower(m.content #>> '{}')) > 0))
+     order by x.updated_at desc, x.id desc limit search_sessions.most) s
+$$;
+grant execute on function api.search_sessions to gateway_history, service_role;
+
+-- How many sessions and messages a user has, and what he used in them: {sessions, messages, tokens, by_model}.
+create function api.session_stats(user_id bigint)
+returns jsonb language sql stable security definer set search_path = '' as $$
+  with said as (
+    select m.* from gateway.chat_sessions s join gateway.chat_messages m on m.session_id = s.id
+     where s.user_id = session_stats.user_id and s.deleted_at is null
+  )
+  select jsonb_build_object(
+    'sessions', (select count(*) from gateway.chat_sessions s where s.user_id = session_stats.user_id and s.deleted_at is null),
+    'messages', (select count(*) from said), 'tokens', (select coalesce(sum(tokens), 0) from said),
+    'by_model', (select coalesce(jsonb_object_agg(model, count), '{}') from (
+      select model, count(*) from said where model is not null group by model) m))
+$$;
+grant execute on function api.session_stats to gateway_history, service_role;
+
+-- Stores a message {role, content, tool_calls, tool_call_id, model, tokens, message_id} in a session and returns it, once by its
+-- message_id; raises 404, and 400 when the key keeps nothing or the session is full.
+create function api.add_message(user_id bigint, key_id bigint, session_id bigint, message jsonb)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare s constant gateway.chat_sessions := api.own_session(session_id, user_id); made gateway.chat_messages; kept text := api.retention_of(key_id);
+begin
+  perform api.refuse_no_retention(kept);
+  select * into made from gateway.chat_messages m where m.session_id = s.id and m.message_id = add_message.message ->> 'message_id';
+  if not found then
+    if s.message_count >= 10000 then
+      raise exception using errcode = 'PT400', message = 'invalid_request_error', detail = '{"message": "The session has 10,000 messages."}';
+    end if;
+    made := api.store_message(s.id, message, kept, null, null);
+    update gateway.chat_sessions x set message_count = x.message_count + 1, updated_at = clock_timestamp() where x.id = s.id;
+  end if;
+  return to_jsonb(made) - array['hold_id', 'session_id'];
+end $$;
+grant execute on function api.add_message to gateway_history, service_role;
+
+-- What a key lets be kept.
+create function api.retention_of(key_id bigint)
+returns text language sql stable as $$
+  select k.retention from gateway.api_keys k where k.id = retention_of.key_id
+$$;
+
+-- Raises 400 where a key keeps nothing.
+create function api.refuse_no_retention(retention text)
+returns void language plpgsql immutable as $$
+begin
+  if retention = 'none' then
+    raise exception using errcode = 'PT400', message = 'invalid_request_error', detail =
+      '{"param": "session_id", "message": "This API key lets nothing be kept (retention: none)."}';
+  end if;
+end $$;
+
+-- Inserts a message, without what was said where the key keeps only that it was.
+create function api.store_message(session_id bigint, message jsonb, retention text, hold_id uuid, model text)
+returns gateway.chat_messages language plpgsql as $$
+declare m gateway.chat_messages := jsonb_populate_record(null::gateway.chat_messages, message);
+begin
+  insert into gateway.chat_messages (session_id, role, content, tool_calls, tool_call_id, model, tokens, message_id, hold_id)
+  values (store_message.session_id, m.role, case when retention = 'full' then nullif(m.content, 'null') end,
+          case when retention = 'full' then m.tool_calls end, m.tool_call_id, coalesce(m.model, store_message.model),
+          coalesce(m.tokens, 0), m.message_id, store_message.hold_id)
+  returning * into m;
+  return m;
+end $$;
+
+-- What a completion in one of the caller's sessions follows: {messages, context_length}, the latest `most` messages that have
+-- content, oldest first, and the shortest context of `models`; raises what verify raises, 404, and 400 when the key keeps nothing.
+create function api.session_context(key_id text, key_hashes jsonb, ip inet, referer text, session_id bigint, models jsonb, most integer)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+declare who constant api.caller := api.verify(key_id, key_hashes, ip, referer, 'inference');
+begin
+  perform api.refuse_no_retention(api.retention_of(who.key_id));
+  if not exists (select from gateway.chat_sessions s
+                  where s.id = session_context.session_id and s.user_id = who.user_id and s.deleted_at is null) then
+    raise exception using errcode = 'PT404', message = 'not_found', detail = '{"param": "session_id"}';
+  end if;
+  return jsonb_build_object(
+    'context_length', (select min(m.context_length) from gateway.models m where models ? m.id),
+    'messages', (select coalesce(jsonb_agg(jsonb_build_object('role', m.role, 'content', m.content) || jsonb_strip_nulls(
+      jsonb_build_object('tool_calls', m.tool_calls, 'tool_call_id', m.tool_call_id)) order by m.id), '[]') from (
+        select * from gateway.chat_messages x where x.session_id = session_context.session_id
+           and (x.content is not null or x.tool_calls is not null) order by x.id desc limit session_context.most) m));
+end $$;
+grant execute on function api.session_context to gateway_chat, service_role;
+
+-- Appends a turn {session_id, model, messages} to its session, once for its hold, as the key lets it be kept.
+create function api.keep_turn(hold_id uuid, user_id bigint, key_id bigint, turn jsonb)
+returns void language plpgsql as $$
+declare s gateway.chat_sessions; kept constant text := api.retention_of(key_id);
+begin
+  if turn is null or kept = 'none' then
+    return;
+  end if;
+  select * into s from gateway.chat_sessions x
+   where x.id = (turn ->> 'session_id')::bigint and x.user_id = keep_turn.user_id and x.deleted_at is null for no key update;
+  if not found or s.message_count >= 10000
+     or exists (select from gateway.chat_messages m where m.session_id = s.id and m.hold_id = keep_turn.hold_id) then
+    return;
+  end if;
+  perform api.store_message(s.id, m.message, kept, keep_turn.hold_id, case when m.message ->> 'role' = 'assistant' then turn ->> 'model' end)
+    from jsonb_array_elements(turn -> 'messages') with ordinality m (message, n);
+  update gateway.chat_sessions x set message_count = x.message_count + jsonb_array_length(turn -> 'messages'), updated_at = clock_timestamp()
+   where x.id = s.id;
+end $$;
+
+-- Deletes sessions that were deleted thirty days ago, with their messages, at most 1000 a call, and says how many.
+create function api.purge_chats()
+returns jsonb language sql security definer set search_path = '' as $$
+  with gone as (
+    delete from gateway.chat_sessions where id in (
+      select id from gateway.chat_sessions where deleted_at < clock_timestamp() - interval '30 days' limit 1000 for update skip locked)
+    returning 1)
+  select jsonb_build_object('purged', count(*)) from gone
+$$;
+grant execute on function api.purge_chats to gateway_jobs, service_role;
