@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help run mail check test bench scale build lock deploy clean
+.PHONY: help run mail job check test bench scale build lock deploy clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -19,6 +19,9 @@ run: $(RUN) ## the whole gateway on this machine; PORT=8080 and TRANSPORT=supaba
 
 mail: $(RUN) ## every mail that is sent to users, with invented data, to look at
 	@PYTHONPATH=shared $(BIN)/python -m local.mail
+
+job: $(RUN) ## run one scheduled job now, on the gateway that runs here; NAME=refresh_ranking, or another
+	@PYTHONPATH=shared $(BIN)/python -m local.job "$(NAME)"
 
 check: $(DEV) ## everything that can be said without running it: format, types, imports, template
 	$(BIN)/ruff format --check .

@@ -11,7 +11,6 @@ RESEND_API_KEY and MAIL_FROM are in the environment.
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import signal
 import socket
@@ -36,12 +35,6 @@ DATABASE = "gateway"
 FIRST_PORT = 8080
 FIRST_DATABASE_PORT = 54320
 TRIED_PORTS = 50
-PASSED_ON = (
-    "OPENROUTER_", "PORTKEY_", "FEATHERLESS_", "CHUTES_", "PRIVY_", "SUPABASE_AUTH_", "ALERT_", "PAUSE_KEYS_ON_ALERT",
-    "STRIPE_", "PUBLIC_URL", "RETURN_HOSTS", "TRIAL_BLOCKED_DOMAINS",
-    "RESEND_", "MAIL_FROM", "API_URL",
-    "AUDIT_RETENTION_DAYS",
-)  # fmt: skip
 
 
 SIGN_IN = """Sign in as a user of your own application does:
@@ -73,7 +66,7 @@ async def main(folder: Path) -> None:
         stripe = await stack.enter_async_context(_stripe())
         paid = stripe.settings() if stripe else {}
         mail = await stack.enter_async_context(_mailbox(home))
-        address = await stack.enter_async_context(_gateway(home, _environment(home) | transport | issuer | paid | mail))
+        address = await stack.enter_async_context(_gateway(home, home.settings() | transport | issuer | paid | mail))
         if stripe:
             stripe.webhook = f"{address}/api/stripe/webhook"
         env = {"GATEWAY_URL": address, "OPENAI_BASE_URL": f"{address}/v1", **keys, "DATABASE_URL": operator_url}
@@ -117,7 +110,7 @@ async def _prepared(home: Home, url: str) -> dict[str, str]:
         say(f"Applied migration {version}")
     if url.endswith(f"/{DATABASE}"):
         await schema.admit_functions(url)
-    os.environ |= _environment(home) | {"DATABASE_URL": url}
+    os.environ |= home.settings() | {"DATABASE_URL": url}
     from local import seed  # noqa: PLC0415 - it reads the settings, which had to be there first
 
     kept = home.env()
@@ -127,16 +120,6 @@ async def _prepared(home: Home, url: str) -> dict[str, str]:
     seeded = await seed.seed(url)
     await seed.offers(url)
     return {"OPENAI_API_KEY": seeded.customer_key, "GATEWAY_ADMIN_KEY": seeded.admin_key}
-
-
-def _environment(home: Home) -> dict[str, str]:
-    """The functions' settings; no secret comes from Secrets Manager here."""
-    given = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    pepper = f"v1:{home.secret('KEY_PEPPER')}"
-    sealing_key = base64.urlsafe_b64encode(bytes.fromhex(home.secret("SEALING_KEY"))).decode()
-    arns = dict.fromkeys(("CORE_SECRET_ARN", "PROVIDERS_SECRET_ARN", "BILLING_SECRET_ARN"), "")
-    secrets = {"KEY_PEPPERS": pepper, "SEALING_KEYS": sealing_key, **arns}
-    return {"STAGE": "dev", **secrets, **given}
 
 
 @asynccontextmanager

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import secrets
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+
+PASSED_ON = (
+    "OPENROUTER_", "PORTKEY_", "FEATHERLESS_", "CHUTES_", "PRIVY_", "SUPABASE_AUTH_", "ALERT_", "PAUSE_KEYS_ON_ALERT",
+    "STRIPE_", "PUBLIC_URL", "RETURN_HOSTS", "TRIAL_BLOCKED_DOMAINS",
+    "RESEND_", "MAIL_FROM", "API_URL",
+    "AUDIT_RETENTION_DAYS",
+)  # fmt: skip
 
 
 class Home:
@@ -25,6 +34,14 @@ class Home:
         if name not in kept:
             _write(self.folder / "secrets", kept | {name: secrets.token_hex(32)})
         return _read(self.folder / "secrets")[name]
+
+    def settings(self) -> dict[str, str]:
+        """The functions' settings; no secret comes from Secrets Manager here."""
+        given = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+        pepper = f"v1:{self.secret('KEY_PEPPER')}"
+        sealing_key = base64.urlsafe_b64encode(bytes.fromhex(self.secret("SEALING_KEY"))).decode()
+        arns = dict.fromkeys(("CORE_SECRET_ARN", "PROVIDERS_SECRET_ARN", "BILLING_SECRET_ARN"), "")
+        return {"STAGE": "dev", "KEY_PEPPERS": pepper, "SEALING_KEYS": sealing_key, **arns, **given}
 
     def env(self) -> dict[str, str]:
         """What the last run told the developer's shell; empty before the first."""

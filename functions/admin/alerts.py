@@ -13,7 +13,15 @@ from gateway.http.caller import Caller, require
 from gateway.scopes import Scope
 
 router = APIRouter(route_class=StrictRoute)
-type Kind = Literal["refusals_burst", "unusual_network", "unusual_spend", "refused_role_change"]
+type Kind = Literal[
+    "refusals_burst",
+    "unusual_network",
+    "unusual_spend",
+    "refused_role_change",
+    "payment_disagrees",
+    "payment_unknown",
+    "price_quarantined",
+]
 
 
 class Resolution(Body):

@@ -1,4 +1,4 @@
-"""The catalogue: GET /v1/models, /v1/models/{id}."""
+"""The catalogue and the ranking."""
 
 from __future__ import annotations
 

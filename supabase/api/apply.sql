@@ -41,6 +41,8 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir offer_health.sql
 \ir balances.sql
 \ir alerts.sql
+\ir catalogue.sql
+\ir ranking.sql
 \ir health.sql
 notify pgrst, 'reload schema';
 commit;

@@ -25,23 +25,6 @@ returns boolean language sql immutable as $$
      and (o.is_free or o.prompt_price > 0 or o.completion_price > 0 or o.request_price > 0)
 $$;
 
--- Every model that has a priced offer, with its cheapest price, ordered by id.
-create function api.models()
-returns jsonb language sql stable security definer set search_path = '' as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
-    'id', m.id, 'name', m.name, 'description', m.description, 'created', floor(extract(epoch from m.created_at)),
-    'context_length', m.context_length, 'max_output_tokens', m.max_output_tokens,
-    'input_modalities', m.input_modalities, 'providers', o.providers,
-    'prompt_price', o.prompt_price, 'completion_price', o.completion_price, 'request_price', o.request_price)
-    order by m.id), '[]')
-  from gateway.models m cross join lateral (
-    select jsonb_agg(p.provider order by p.priority, p.provider) as providers, min(p.prompt_price) as prompt_price,
-           min(p.completion_price) as completion_price, min(p.request_price) as request_price
-      from gateway.offers p where p.model_id = m.id and p.is_active and api.is_priced(p)) o
-  where m.is_active and o.providers is not null
-$$;
-grant execute on function api.models to gateway_catalog, service_role;
-
 -- The offers that may serve one of `models` (ids of this kind, best first) by one of `providers` (names with a key in this
 -- deployment) under the caller's preferences {order, only, ignore, sort, max_price{prompt, completion}, allow_fallbacks}, best
 -- first: those whose circuit is open come last. An image counts as a completion token: its price is there.

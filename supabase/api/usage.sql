@@ -59,7 +59,7 @@ begin
   select count(*), array_agg(r::gateway.usage_records) filter (where r.id is not null) into counted, records
     from taken t left join lateral (
       select * from gateway.usage_records x where x.id = t.id and x.created_at = t.created_at limit 1) r on true;
-  perform api.add_by_offer(records), api.add_by_key(records), api.add_errors(records), api.add_networks(records),
+  perform api.add_model_users(records), api.add_by_offer(records), api.add_by_key(records), api.add_errors(records), api.add_networks(records),
           api.note_spend(records);
   if counted < most then
     update gateway.rollups r set until = began where r.name = 'usage';

@@ -195,7 +195,10 @@ async def test_a_deleted_session_is_purged_after_thirty_days(gateway: InProcess)
 
 
 def test_only_what_fits_is_followed_and_no_answer_without_its_call():
-    said: list[dict[str, Any]] = [{"role": "user", "content": "x" * 400}, {"role": "assistant", "tool_calls": ["y" * 400]}]
+    said: list[dict[str, Any]] = [
+        {"role": "user", "content": "x" * 400},
+        {"role": "assistant", "tool_calls": ["y" * 400]},
+    ]
     said += [{"role": "tool", "content": "z" * 40}, {"role": "assistant", "content": "w" * 40}]
     assert chats.within(said, 10_000) == said
     assert chats.within(said, 170) == said[1:]

@@ -51,7 +51,8 @@ NOBODY = f"postgresql://gateway:{DATABASE_PASSWORD}@127.0.0.1:1/gateway"
 CANARY = "kanari-0f6e1d"
 """Stands for a secret: it is where nobody may read it."""
 GROUPS = {
-    "/v1/models": catalog, "/v1/credits": account, "/v1/key": account, "/v1/generation": account,
+    "/v1/models": catalog, "/models": catalog, "/catalog": catalog, "/ranking": catalog,
+    "/v1/credits": account, "/v1/key": account, "/v1/generation": account,
     "/user": account, "/auth": auth,
     "/unsubscribe": account,
     "/chat": history, "/v1/chat/sessions": history, "/v1/chat/search": history, "/v1/chat/stats": history,

@@ -32,6 +32,11 @@ def of_user(name: str, key: str) -> Provider:
     )
 
 
+def without_key(name: str) -> Provider:
+    """A provider to read public things of."""
+    return of_user(name, "")
+
+
 @cache
 def available() -> Mapping[str, Provider]:
     """By name, the providers that can be asked."""

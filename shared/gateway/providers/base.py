@@ -72,6 +72,7 @@ class Provider:
 
     def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
         self.urls = {route: URL(f"{base_url.rstrip('/')}/{route}") for route in (CHAT, EMBEDDINGS, IMAGES)}
+        self.catalogue_url = URL(f"{base_url.rstrip('/')}/models")
         self.headers = {"content-type": "application/json", "accept-encoding": "identity", **headers}
 
     def adapt(self, body: dict[str, Any]) -> dict[str, Any]:
