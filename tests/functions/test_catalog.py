@@ -83,12 +83,12 @@ async def test_models_are_found(gateway: InProcess, path: str):
 
 async def test_pages_follow_one_another_in_the_order_that_is_asked_for(gateway: InProcess):
     found: list[str] = []
-    path = "/models?limit=5&sort=-price&q=a"
+    path, count = "/models?limit=5&sort=-price&q=a", 0
     while path:
         told = (await gateway.client.get(path)).json()
         found += [model["id"] for model in told["data"]]
-        path = told["links"]["next"]
-    assert len(found) == len(set(found)) == told["total_count"]
+        path, count = told["links"]["next"], told["total_count"]
+    assert len(found) == len(set(found)) == count
     models = {each["id"]: each for each in (await gateway.client.get("/models")).json()["data"]}
     prices = [sum(Decimal(models[each]["pricing"][name]) for name in ("prompt", "completion")) for each in found]
     assert prices == sorted(prices, reverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,15 @@ async def quote(gateway: InProcess, key: str | None = None, **body: Any) -> http
     return await gateway.client.post("/v1/quote", headers=gateway.headers(key=key), json=wanted)
 
 
+@pytest.mark.parametrize("tiered", [False, True], ids=["", "tiered"])
 @pytest.mark.parametrize("body", [{}, {"max_tokens": 5}, {"n": 3, "max_tokens": 7}], ids=str)
-async def test_a_quote_is_what_admission_holds_and_nothing_is_held(gateway: InProcess, body: dict[str, Any]):
+async def test_a_quote_is_what_admission_holds_and_nothing_is_held(
+    gateway: InProcess, body: dict[str, Any], *, tiered: bool
+):
+    tier = {"above_tokens": 1, "prompt_price": 150000000, "completion_price": 900000000}
+    tiers = [tier | {"cache_read_price": 150000000, "cache_write_price": 400000000}]
+    if tiered:
+        await gateway.books.execute("update gateway.offers set tiers = $1", json.dumps(tiers))
     before = await gateway.tables()
     quoted = (await quote(gateway, **body)).json()
     assert await gateway.tables() == before

@@ -138,7 +138,7 @@ def test_port_chooses_the_port(tmp_path: Path, unused_tcp_port: int):
         assert env["OPENAI_BASE_URL"] == f"http://127.0.0.1:{unused_tcp_port}/v1"
 
 
-@pytest.mark.parametrize(("page", "least"), [("accounts", 40), ("money", 15), ("mail", 4)])
+@pytest.mark.parametrize(("page", "least"), [("accounts", 40), ("money", 15), ("mail", 4), ("inference", 18)])
 async def test_a_tour_is_as_its_page_says(tmp_path: Path, page: str, least: int):
     """Every command of the page, in one shell."""
     text = (ROOT / "docs" / f"{page}.md").read_text()

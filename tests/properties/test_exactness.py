@@ -6,7 +6,7 @@ import secrets
 from fractions import Fraction
 
 from gateway import money
-from gateway.credits import Offer
+from gateway.credits import Offer, Tier
 from gateway.inference.metering import Usage, cost_nano
 
 USAGES = 1_000_000
@@ -23,20 +23,25 @@ PRICES = (
 """Dollars a token, as catalogues write them: down to a millionth of a nano-dollar."""
 REQUEST_PRICES = ("0", "0.01", "0.000000001", "0.0000000000005")
 TIERS = 200
-"""Offers at random: a model has other prices from some length on, and an image is a request's price."""
+"""Offers at random, each with other prices above some length."""
 
 
-def an_offer() -> tuple[Offer, list[Fraction]]:
-    """An offer at random, and its prices in nano-dollars: prompt, cached, written to the cache, completion, request."""
-    written = [secrets.choice(PRICES) for _ in range(4)] + [secrets.choice(REQUEST_PRICES)]
-    prompt, cached, stored, completion, request = [
-        money.parse(price, scale=money.NANO * money.MILLION) for price in written
+def an_offer() -> tuple[Offer, list[list[Fraction]], int]:
+    """An offer at random, its prices in nano-dollars (prompt, cached, written to the cache, completion, request) below and above
+    a length, and that length.
+    """
+    request = secrets.choice(REQUEST_PRICES)
+    written = [[secrets.choice(PRICES) for _ in range(4)] for _ in range(2)]
+    names = ("prompt_price", "cache_read_price", "cache_write_price", "completion_price")
+    below, above = [
+        {name: money.parse(price, scale=money.NANO * money.MILLION) for name, price in zip(names, prices, strict=True)}
+        for prices in written
     ]
-    offer = Offer(
-        "m", "p", "u", 4096, prompt_price=prompt, completion_price=completion, request_price=request,
-        cache_read_price=cached, cache_write_price=stored,
-    )  # fmt: skip
-    return offer, [Fraction(price) * money.NANO for price in written]
+    length = secrets.randbelow(0x1FFFF)
+    of_request = money.parse(request, scale=money.NANO * money.MILLION)
+    tiers = [Tier(length, **above)]
+    offer = Offer("m", "p", "u", 4096, request_price=of_request, tiers=tiers, **below)
+    return offer, [[Fraction(price) * money.NANO for price in [*prices, request]] for prices in written], length
 
 
 def test_a_million_charges_are_exact():
@@ -44,20 +49,20 @@ def test_a_million_charges_are_exact():
     offers = [an_offer() for _ in range(TIERS)]
     # whole numbers over one denominator: exact, and fast enough for a million
     scale = 10**15
-    scaled = [(offer, [int(price * scale) for price in exact]) for offer, exact in offers]
+    scaled = [(offer, [[int(p * scale) for p in prices] for prices in exact], at) for offer, exact, at in offers]
     assert all(
-        Fraction(whole, scale) == price
-        for (_, exact), (_, parts) in zip(offers, scaled, strict=True)
-        for whole, price in zip(parts, exact, strict=True)
+        [[Fraction(whole, scale) for whole in prices] for prices in parts] == exact
+        for (_, exact, _), (_, parts, _) in zip(offers, scaled, strict=True)
     )
     charged = exact_sum = 0
     noise = secrets.token_bytes(12 * USAGES)
     for number in range(USAGES):
         part = int.from_bytes(noise[12 * number : 12 * number + 12])
-        offer, prices = scaled[part % TIERS]
+        offer, tiers, length = scaled[part % TIERS]
         prompt, completion = part >> 8 & 0x1FFFF, part >> 32 & 0xFFFF
         cached = (part >> 52 & 0x1FFFF) % (prompt + 1)
         stored = (part >> 72 & 0x1FFFF) % (prompt - cached + 1)
+        prices = tiers[prompt > length]
         cost = cost_nano(Usage(prompt, completion, cached=cached, cache_written=stored), offer)
         units = (prompt - cached - stored, cached, stored, completion, 1)
         exact = sum(count * price for count, price in zip(units, prices, strict=True))
