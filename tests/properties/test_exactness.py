@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from fractions import Fraction
 
+import msgspec
+
 from gateway import money
 from gateway.credits import Offer, Tier
 from gateway.inference.metering import Usage, cost_nano
@@ -27,8 +29,8 @@ TIERS = 200
 
 
 def an_offer() -> tuple[Offer, list[list[Fraction]], int]:
-    """An offer at random, its prices in nano-dollars (prompt, cached, written to the cache, completion, request) below and above
-    a length, and that length.
+    """An offer at random, its prices in nano-dollars (prompt, cached, written to the cache, completion, request) below
+    and above a length, and that length.
     """
     request = secrets.choice(REQUEST_PRICES)
     written = [[secrets.choice(PRICES) for _ in range(4)] for _ in range(2)]
@@ -40,7 +42,8 @@ def an_offer() -> tuple[Offer, list[list[Fraction]], int]:
     length = secrets.randbelow(0x1FFFF)
     of_request = money.parse(request, scale=money.NANO * money.MILLION)
     tiers = [Tier(length, **above)]
-    offer = Offer("m", "p", "u", 4096, request_price=of_request, tiers=tiers, **below)
+    head = {"model": "m", "provider": "p", "upstream_id": "u", "max_output_tokens": 4096}
+    offer = msgspec.convert({**head, "request_price": of_request, "tiers": tiers, **below}, Offer)
     return offer, [[Fraction(price) * money.NANO for price in [*prices, request]] for prices in written], length
 
 
