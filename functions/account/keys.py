@@ -114,7 +114,7 @@ async def list_keys(caller: Reader, limit: Limit = 50, cursor: Cursor | None = N
     return json_answer({"success": True, "status": "success", **answer})
 
 
-@router.post("/user/api-keys")
+@router.post("/user/api-keys", status_code=201)
 async def create_key(body: KeyCreation, caller: Writer) -> Response:
     """Make a key; its secret is shown this once. Without scopes it completes and reads the account."""
     columns = _columns(body)

@@ -43,7 +43,7 @@ async def list_webhooks(caller: Reader) -> Response:
     return json_answer({"success": True, "webhooks": found, "count": len(found)})
 
 
-@router.post("/user/webhooks")
+@router.post("/user/webhooks", status_code=201)
 async def create_webhook(body: Webhook, caller: Writer) -> Response:
     """Have events sent to an address. `secret` signs them (see https://www.standardwebhooks.com); it is shown once."""
     made = await webhooks.create(caller.actor(), caller.user_id, body.url, body.events)
@@ -67,7 +67,7 @@ async def delete_webhook(id: Id, caller: Writer) -> Response:  # noqa: A002
     return json_answer({"success": True, "message": "The webhook was deleted.", "timestamp": datetime.now(UTC)})
 
 
-@router.post("/user/webhooks/{id}/test")
+@router.post("/user/webhooks/{id}/test", status_code=202)
 async def test_webhook(id: Id, caller: Writer) -> Response:  # noqa: A002
     """Have a `webhook.test` sent within a minute; what came of it is among the deliveries."""
     event_id = await webhooks.test(caller.actor(), caller.user_id, id)

@@ -110,7 +110,7 @@ async def _saved_plan(caller: Caller, plan_id: int | None, body: Plan) -> dict[s
     return await plans.save(caller.actor(), plan_id, _given(body, COLUMNS))
 
 
-@router.post("/admin/plans")
+@router.post("/admin/plans", status_code=201)
 async def create_plan(body: Plan, caller: Planner) -> Response:
     """Make a plan."""
     if body.name is None:
@@ -134,7 +134,7 @@ async def assign_plan(body: PlanAssignment, caller: Planner) -> Response:
     return json_answer({**answer, **given})
 
 
-@router.post("/admin/coupons")
+@router.post("/admin/coupons", status_code=201)
 async def create_coupon(body: Coupon, caller: Giver) -> Response:
     """Make a coupon."""
     names = {"credits": "credit_nano", "most_credits": "most_nano"}

@@ -38,8 +38,8 @@ class Reason(Body):
     reason: Line
 
 
-@router.post("/admin/create")
-@router.post("/create")
+@router.post("/admin/create", status_code=201)
+@router.post("/create", status_code=201)
 async def create_account(body: AccountCreation, caller: Writer) -> Response:
     """Make an account with its first key, which is shown this once."""
     tag = body.environment_tag or settings.key_environment

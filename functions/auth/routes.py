@@ -79,7 +79,7 @@ async def sign_in_with_supabase(body: SupabaseSignIn, request: Request) -> Respo
     return json_answer(await sign_in.with_supabase(body.token, body.referral_code, ip, request_id))
 
 
-@router.post("/auth/session-keys")
+@router.post("/auth/session-keys", status_code=201)
 async def create_session_key(body: SessionKey, caller: KeyHolder, request: Request) -> Response:
     """Make a key for a browser: it may do no more than the key that asks, and ends by itself."""
     made = await sign_in.create_session(key_of(request).id, body.scopes, body.expires_in, caller.actor())
@@ -96,14 +96,14 @@ async def end_session(caller: KeyHolder, request: Request) -> Response:
     return json_answer({"success": True, "message": "The session has ended."})
 
 
-@router.post("/auth/recovery")
+@router.post("/auth/recovery", status_code=202)
 async def start_recovery(body: Recovery, request: Request) -> Response:
     """Mail a way back to the account with this address; the answer is the same whether there is one or not."""
     await recovery.ask(body.email, address_of(request), request.scope["request_id"])
     return json_answer({"success": True, "message": "If an account has this address, a mail is on its way."}, 202)
 
 
-@router.post("/auth/recovery/confirm")
+@router.post("/auth/recovery/confirm", status_code=201)
 async def end_recovery(body: RecoveryEnd, request: Request) -> Response:
     """Make a key with a mailed token, once; all sessions end."""
     made = await recovery.confirm(body.token, address_of(request), request.scope["request_id"])

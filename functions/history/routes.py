@@ -124,17 +124,17 @@ async def add_message(id: Id, body: Message, caller: User) -> Response:  # noqa:
 
 
 ROUTES = (
-    ("POST", "/sessions", create_session),
-    ("GET", "/sessions", list_sessions),
-    ("GET", "/sessions/{id}", get_session),
-    ("PUT", "/sessions/{id}", change_session),
-    ("DELETE", "/sessions/{id}", delete_session),
-    ("POST", "/sessions/{id}/messages", add_message),
-    ("POST", "/search", search),
-    ("GET", "/stats", stats),
+    ("POST", "/sessions", create_session, 201),
+    ("GET", "/sessions", list_sessions, 200),
+    ("GET", "/sessions/{id}", get_session, 200),
+    ("PUT", "/sessions/{id}", change_session, 200),
+    ("DELETE", "/sessions/{id}", delete_session, 200),
+    ("POST", "/sessions/{id}/messages", add_message, 201),
+    ("POST", "/search", search, 200),
+    ("GET", "/stats", stats, 200),
 )
 
 router = APIRouter(route_class=StrictRoute)
 for _prefix in ("/chat", "/v1/chat"):
-    for _method, _path, _endpoint in ROUTES:
-        router.add_api_route(_prefix + _path, _endpoint, methods=[_method])
+    for _method, _path, _endpoint, _status in ROUTES:
+        router.add_api_route(_prefix + _path, _endpoint, methods=[_method], status_code=_status)

@@ -35,7 +35,7 @@ class Reported(Body):
     credits_used: Annotated[Decimal, Field(strict=False, ge=0)] = Decimal(0)
 
 
-@router.post("/trials/start")
+@router.post("/trials/start", status_code=201)
 async def start_trial(body: Start, caller: Writer) -> Response:
     """Start the account's trial: once, and by one account of a person."""
     started = await trials.start(caller.actor(), caller.user_id)

@@ -151,7 +151,7 @@ async def test_a_model_without_a_price_is_not_served(operator: Connection, case:
     caller = await a_caller(operator)
     error = await refusal(operator, **a_request(caller, models=["acme/unpriced"]))
     assert (error.status, error.code, error.param) == (400, "model_not_priced", "model")
-    assert "acme/unpriced" not in [model["id"] for model in await call("models")]
+    assert "acme/unpriced" not in [model["id"] for model in (await call("catalogue", known=None))["models"]]
 
 
 async def test_a_free_model_holds_and_costs_nothing(operator: Connection) -> None:
@@ -194,15 +194,17 @@ async def test_a_test_key_reaches_only_the_sandbox_and_pays_nothing(operator: Co
     assert (await refusal(operator, **a_request(caller, models=["acme/unknown"]))).code == "model_not_found"
 
 
-async def test_the_public_list_shows_each_servable_model_at_its_cheapest(operator: Connection, many: Caller) -> None:
+async def test_the_public_list_shows_each_servable_model_at_the_price_of_its_first_offer(
+    operator: Connection, many: Caller
+) -> None:
     await a_model(operator, "acme/unoffered", is_active=False)
     assert await offers(many)
-    listed = await call("models")
+    listed = (await call("catalogue", known=None))["models"]
     assert [model["id"] for model in listed] == ["acme/many", "acme/one"]
     assert listed[0]["providers"] == ["chutes", "featherless", "openrouter"]
-    assert listed[0]["prompt_price"] == PROMPT_PRICE // 2
-    assert listed[0]["completion_price"] == COMPLETION_PRICE // 4
-    assert (listed[0]["request_price"], listed[0]["context_length"]) == (0, 8192)
+    first = listed[0]["offer"]
+    assert (first["prompt_price"], first["completion_price"]) == (PROMPT_PRICE, COMPLETION_PRICE)
+    assert (first["request_price"], listed[0]["context_length"]) == (0, 8192)
     assert isinstance(listed[0]["created"], int)
     view = await operator.fetch("select id from gateway.openrouter_models order by 1")
     assert [row["id"] for row in view] == ["acme/many", "acme/one", "acme/unoffered"]
@@ -214,4 +216,7 @@ async def test_the_seed_can_be_applied_again(operator: Connection) -> None:
     before = await dump(operator)
     await operator.execute(seed)
     assert await dump(operator) == before
-    assert {model["id"] for model in await call("models")} > {"sandbox/chat", "openai/gpt-4o-mini"}
+    assert {model["id"] for model in (await call("catalogue", known=None))["models"]} > {
+        "sandbox/chat",
+        "openai/gpt-4o-mini",
+    }

@@ -52,7 +52,10 @@ type Cursor = Annotated[int, Query(ge=1, le=MAX_ID)]
 
 
 def _utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:  # the first or the last day there is, in a zone where it is another
+        raise ValueError("is out of range") from None
 
 
 type Moment = Annotated[datetime, AfterValidator(_utc)]

@@ -162,6 +162,10 @@ class EmbeddingRequest(ModelRequest, kw_only=True):
     dimensions: Annotated[int, Meta(ge=1, le=65536)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.input, list) and len({type(each) for each in self.input}) > 1:
+            raise ValueError("Texts, tokens and lists of tokens cannot be mixed - at `$.input`")
+
     @property
     def inputs(self) -> int:
         """How many embeddings are asked for: a list of tokens is one text."""
