@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help run mail job openapi check test bench scale build lock deploy clean
+.PHONY: help run mail job openapi check test clients bench scale build lock deploy clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -37,6 +37,9 @@ check: $(DEV) ## everything that can be said without running it: format, types, 
 test: $(DEV) ## all tests, on a real Postgres and real Lambda processes
 	$(BIN)/pytest -q
 
+clients: $(DEV) .venv/litellm.installed tests/clients/outside/node_modules ## what needs Node or another environment, on make run
+	$(BIN)/pytest -q -m clients tests/clients
+
 bench: $(DEV) ## processor time, latency and memory, beside the floor
 	@PYTHONPATH=shared $(BIN)/python -m bench
 
@@ -53,6 +56,7 @@ lock: $(BIN)/uv ## resolve pyproject.toml again, to releases at least a week old
 	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
 	$(LOCK) pyproject.toml --group run --constraint requirements/dev.txt --output-file requirements/run.txt
 	$(LOCK) pyproject.toml --constraint requirements/dev.txt --output-file layers/dependencies/requirements.txt
+	echo litellm | $(LOCK) - --output-file requirements/litellm.txt
 	echo uv | $(LOCK) - --output-file requirements/uv.txt
 
 clean: ## remove what can be made again; your local database in .gateway stays
@@ -63,6 +67,15 @@ clean: ## remove what can be made again; your local database in .gateway stays
 .venv/%.installed: requirements/%.txt $(BIN)/uv
 	@echo "Installing the packages of $< into .venv (once; some 100 MB) …"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement $<
+	@touch $@
+
+.venv/litellm.installed: requirements/litellm.txt $(BIN)/uv
+	@$(BIN)/uv venv --quiet --python $(BIN)/python .venv/litellm
+	@$(BIN)/uv pip install --quiet --python .venv/litellm --require-hashes --requirement $<
+	@touch $@
+
+tests/clients/outside/node_modules: tests/clients/outside/package-lock.json
+	@cd tests/clients/outside && npm ci --silent --ignore-scripts
 	@touch $@
 
 $(BIN)/uv: requirements/uv.txt

@@ -30,6 +30,7 @@ JOBS: Mapping[str, Callable[[], Awaitable[Any]]] = {
     "expire_grants": lambda: database.call("expire_grants"),
     "purge_idempotency_keys": lambda: database.call("purge_idempotency_keys"),
     "measure_offers": lambda: database.call("measure_offers"),
+    "add_months": lambda: database.call("add_months"),
     "purge_chats": lambda: database.call("purge_chats"),
     "purge_responses": lambda: database.call("purge_responses"),
     "sync_prices": price_lists.sync,

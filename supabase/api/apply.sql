@@ -43,6 +43,7 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir alerts.sql
 \ir catalogue.sql
 \ir ranking.sql
+\ir partitions.sql
 \ir health.sql
 notify pgrst, 'reload schema';
 commit;

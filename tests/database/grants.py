@@ -7,6 +7,7 @@ MAY_EXECUTE = {
     "activity_days": {"gateway_account"},
     "add_credits": {"gateway_admin"},
     "add_message": {"gateway_history"},
+    "add_months": {"gateway_jobs"},
     "alerts": {"gateway_admin"},
     "assign_plan": {"gateway_admin"},
     "assign_role": {"gateway_admin"},
