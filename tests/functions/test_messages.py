@@ -96,6 +96,7 @@ async def test_an_answer_is_a_message_of_blocks(gateway: InProcess, upstream: Up
     ]
     used = {"input_tokens": 6, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 0, "output_tokens": 5}
     assert message["usage"] == used
+    await gateway.ended()
     assert len(await gateway.usage()) == 1
 
 

@@ -131,7 +131,9 @@ async def test_after_an_own_key_the_gateways_is_asked(gateway: InProcess, own: U
     await gateway.ended()
     assert asked_with(own) == [OWN, PROVIDER_KEY]
     (used,) = await gateway.usage()
-    assert json.loads(used["attempts"]) == [{"model": GPT, "provider": "openrouter", "error": "provider_key_refused"}]
+    assert json.loads(used["attempts"]) == [
+        {"model": GPT, "provider": "openrouter", "error": "provider_key_refused", "is_byok": True}
+    ]
     assert (used["is_byok"], await gateway.balance()) == (False, before - used["cost_nano"])
     assert used["cost_nano"] > 0
 

@@ -56,6 +56,7 @@ async def test_a_text_is_a_message(gateway: InProcess):
     assert told["usage"]["output_tokens"] == 5
     assert told["usage"]["total_tokens"] == told["usage"]["input_tokens"] + 5
     assert (told["instructions"], told["max_output_tokens"], told["metadata"]) == ("Be brief.", 5, {"a": "b"})
+    await gateway.ended()
     (used,) = await gateway.usage()
     assert told["gateway_usage"]["cost_usd"] == used["cost_nano"] / 10**9
 
@@ -167,12 +168,10 @@ async def test_what_is_not_supported_is_refused_by_name(gateway: InProcess):
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_a_response_follows_the_ones_before_it(gateway: InProcess, *, stream: bool):
     first = await ask(gateway, input="One.")
-    await gateway.ended(1)
     if stream:
         second = (await events(gateway, input="Two.", previous_response_id=first["id"]))[-1]["response"]
     else:
         second = await ask(gateway, input="Two.", previous_response_id=first["id"])
-    await gateway.ended(2)
     third = await ask(gateway, input="Three.", previous_response_id=second["id"])
     await gateway.ended(3)
     assert second["previous_response_id"] == first["id"]
@@ -185,7 +184,6 @@ async def test_a_response_follows_the_ones_before_it(gateway: InProcess, *, stre
 
 async def test_a_stored_response_is_read_listed_and_deleted(gateway: InProcess):
     made = await ask(gateway)
-    await gateway.ended()
     path = f"/v1/responses/{made['id']}"
     read = await gateway.client.get(path, headers=gateway.headers())
     assert read.json() == {name: value for name, value in made.items() if name != "gateway_usage"}

@@ -104,6 +104,7 @@ class Answer:
         self._transcript = Transcript(keep=False)
         self._outcome: Outcome = "cancelled"
         self._whole: bytes | None = None
+        self._is_settled = False
         self._message: dict[str, Any] | None = None
         """What the assistant said, where a session keeps it."""
 
@@ -119,6 +120,9 @@ class Answer:
         await _to_the_end(self._close())
 
     async def _close(self) -> None:
+        if self._is_settled:
+            return
+        self._is_settled = True
         transcript = self._transcript
         if self.bill.usage is None and transcript.begun:
             self.bill.charge_transcript(transcript, transcript.seen_chunks)
@@ -126,6 +130,11 @@ class Answer:
             await credits.release(self.bill.hold, self.bill.failure())
         else:
             await credits.settle(self.bill.settlement(self._outcome, transcript, self._whole, self._memory()))
+
+    async def _remember(self) -> None:
+        """Settle what is to be kept before the last byte leaves: who has an answer may ask for it, or go on, at once."""
+        if self._memory() is not None:
+            await _to_the_end(Answer._close(self))
 
     def _memory(self) -> dict[str, Any] | None:
         """What the caller asked to be kept."""
@@ -171,7 +180,8 @@ class OnePiece(Answer):
             else:
                 self.bill.offer = offer
                 self.bill.first_byte()
-                return self._finish(found)
+                self._finish(found)
+                return await self._remember()
         raise refusal
 
     async def _ask(self, provider: Provider, body: dict[str, Any]) -> dict[str, Any]:
@@ -280,7 +290,9 @@ class Streamed(Answer):
                 identity = identity or self._identity()
                 if told := dialect.chunk({**chunk, **identity}):
                     yield told
-            yield self._end(identity)
+            told = self._end(identity)
+            await self._remember()
+            yield told
         except GatewayError as error:
             yield self._broken(error)
         except Exception as error:  # noqa: BLE001 - the status has left: nobody above can tell the client any more
