@@ -132,7 +132,7 @@ class Answer:
             await credits.settle(self.bill.settlement(self._outcome, transcript, self._whole, self._memory()))
 
     async def _remember(self) -> None:
-        """Settle what is to be kept before the last byte leaves: who has an answer may ask for it, or go on, at once."""
+        """Settle what is to be kept before the last byte leaves: who has an answer may follow it at once."""
         if self._memory() is not None:
             await _to_the_end(Answer._close(self))
 
