@@ -80,6 +80,8 @@ class GatewayError(Exception):
         self.param = param
         self.retry_after_ms = retry_after_ms
         self.metadata = metadata
+        self.receipt: dict[str, str] = {}
+        """Further headers, of a request that had been admitted."""
 
     def error(self) -> dict[str, Any]:
         """The `error` object of OpenAI's API, with OpenRouter's `metadata`."""
@@ -104,7 +106,7 @@ class GatewayError(Exception):
     def headers(self) -> dict[str, str]:
         """Headers that tell a client whether and when to try again (RFC 9110 10.2.3; `retry-after-ms` and
         `x-should-retry` are read by OpenAI's SDKs)."""
-        headers: dict[str, str] = {}
+        headers = dict(self.receipt)
         if self.retry_after_ms is not None:
             headers["retry-after"] = str(max(1, -(-self.retry_after_ms // 1000)))
             headers["retry-after-ms"] = str(max(1, self.retry_after_ms))

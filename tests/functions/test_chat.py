@@ -340,3 +340,18 @@ async def test_an_empty_stream_ends_with_what_providers_leave_out(gateway: InPro
     first, last = told.choices()
     assert first["delta"]["tool_calls"] == [{"index": 0, "function": {"name": "f", "arguments": "{}"}}]
     assert (first["finish_reason"], last["finish_reason"]) == (None, "stop")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_refusal_after_admission_has_a_receipt(gateway: InProcess, *, stream: bool):
+    refused = await gateway.ask(model="sandbox/error", stream=stream)
+    assert refused.status_code == 502
+    (hold,) = await gateway.rows("select id from gateway.credit_holds")
+    assert refused.headers["x-generation-id"] == f"gen-{hold['id']}"
+    assert int(refused.headers["x-ratelimit-remaining-requests"]) >= 0
+    headers = {"x-api-key": gateway.key}
+    asked = {"model": "sandbox/error", "max_tokens": 5, "messages": HELLO}
+    message = await gateway.client.post("/v1/messages", headers=headers, json=asked)
+    assert message.headers["x-generation-id"].startswith("gen-")
+    before = await gateway.ask(model="nobody/nothing", stream=stream)
+    assert "x-generation-id" not in before.headers

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import MutableMapping
 from typing import Any
 
-from gateway import money
-from gateway.credits import Level
 from gateway.http.edge import Receive, Send
 from gateway.inference.completions import Answer, Replayed
+from gateway.inference.receipt import receipt
 
 
 class Reply:
@@ -47,8 +45,12 @@ class Reply:
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
+    def _receipt(self) -> dict[str, str]:
+        replayed = {"x-idempotent-replay": "true"} if isinstance(self._answer, Replayed) else {}
+        return receipt(self._answer.bill) | replayed
+
     def _start(self, content_type: str, extra: dict[str, str]) -> dict[str, Any]:
-        headers = {"content-type": content_type, **extra, **_headers(self._answer)}
+        headers = {"content-type": content_type, **extra, **self._receipt()}
         encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         return {"type": "http.response.start", "status": 200, "headers": encoded}
 
@@ -57,42 +59,3 @@ async def _left(receive: Receive) -> None:
     """Returns when the client has gone away."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _headers(answer: Answer) -> dict[str, str]:
-    bill, hold = answer.bill, answer.bill.hold
-    headers = {"x-generation-id": bill.id}
-    headers |= _level("requests", hold.limits.requests) | _level("tokens", hold.limits.tokens)
-    if requests := hold.limits.requests:
-        headers["x-ratelimit-limit"] = str(requests.limit)
-        headers["x-ratelimit-remaining"] = str(requests.remaining)
-        headers["x-ratelimit-reset"] = str(int(time.time()) + -(-requests.reset_ms // 1000))
-    if bill.served is not None:
-        headers["x-gateway-provider"] = bill.served.provider
-    if bill.usage is not None:
-        headers["x-gateway-cost-usd"] = money.show(bill.cost_nano)
-    if hold.max_tokens is not None:
-        headers["x-gateway-max-tokens"] = str(hold.max_tokens)
-    if isinstance(answer, Replayed):
-        headers["x-idempotent-replay"] = "true"
-    return headers
-
-
-def _level(kind: str, level: Level | None) -> dict[str, str]:
-    """OpenAI's headers of one limit; the reset is a duration."""
-    if level is None:
-        return {}
-    return {
-        f"x-ratelimit-limit-{kind}": str(level.limit),
-        f"x-ratelimit-remaining-{kind}": str(level.remaining),
-        f"x-ratelimit-reset-{kind}": _duration(level.reset_ms),
-    }
-
-
-def _duration(milliseconds: int) -> str:
-    """As OpenAI writes it: 12ms, 1.2s, 6m0s."""
-    if milliseconds < 1000:
-        return f"{milliseconds}ms"
-    minutes, rest = divmod(milliseconds, 60_000)
-    seconds = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
-    return f"{minutes}m{seconds}" if minutes else seconds

@@ -21,6 +21,7 @@ from gateway.credits import Hold, Offer, Replay
 from gateway.errors import GatewayError, InternalError, NoProviderAvailable, ProviderError, ProviderKeyRefused
 from gateway.inference import replay
 from gateway.inference.bill import Bill, Call
+from gateway.inference.receipt import receipt
 from gateway.inference.transcript import Transcript
 from gateway.providers.base import FAILOVER, KEEP_ALIVE_S, Provider
 
@@ -48,8 +49,10 @@ async def admit(call: Call, kind: type[Answer]) -> Answer:
     answer = kind(Bill(call, hold))
     try:
         await answer.begin()
-    except BaseException:
+    except BaseException as refusal:
         await answer.close()
+        if isinstance(refusal, GatewayError):
+            refusal.receipt = receipt(answer.bill)
         raise
     return answer
 
