@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from gateway import activity
 from gateway.errors import InvalidRequest
 from gateway.http.app import json_answer
-from gateway.http.body import Cursor, Limit, Line, Moment, StrictRoute
+from gateway.http.body import Cursor, Day, KeyId, Limit, Line, Moment, StrictRoute
 from gateway.http.caller import Caller, require
 from gateway.scopes import Scope
 
@@ -18,7 +18,6 @@ MOST_DAYS = 366
 
 router = APIRouter(route_class=StrictRoute)
 Reader = Annotated[Caller, Depends(require(Scope.ACCOUNT_READ))]
-type KeyId = Annotated[int, Query(ge=1)]
 type From = Annotated[Moment | None, Query(alias="from")]
 type To = Annotated[Moment | None, Query(alias="to")]
 
@@ -52,8 +51,8 @@ async def get_generation(caller: Reader, given: Annotated[Line, Query(alias="id"
 @router.get("/user/activity/stats")
 async def get_stats(
     caller: Reader,
-    start_date: Annotated[date | None, Query(alias="from")] = None,
-    end_date: Annotated[date | None, Query(alias="to")] = None,
+    start_date: Annotated[Day | None, Query(alias="from")] = None,
+    end_date: Annotated[Day | None, Query(alias="to")] = None,
 ) -> Response:
     """Sum the account's requests up by UTC day; the last 30 days unless told otherwise."""
     until = end_date or datetime.now(UTC).date()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi import Body as FromBody
 from pydantic import AfterValidator, Field, StringConstraints
 
 from gateway import keyring
 from gateway.errors import InvalidRequest
 from gateway.http.app import json_answer
-from gateway.http.body import Body, Cursor, Id, Limit, Line, StrictRoute, Usd
+from gateway.http.body import Body, Cursor, Day, Id, KeyId, Limit, Line, StrictRoute, Usd
 from gateway.http.caller import Caller, require
 from gateway.scopes import Scope
 
@@ -128,9 +128,9 @@ async def create_key(body: KeyCreation, caller: Writer) -> Response:
 @router.get("/user/api-keys/usage")
 async def get_usage(
     caller: Reader,
-    key_id: Annotated[int, Query(ge=1)] | None = None,
-    start_date: date | None = None,
-    end_date: date | None = None,
+    key_id: KeyId | None = None,
+    start_date: Day | None = None,
+    end_date: Day | None = None,
 ) -> Response:
     """Show what the user's keys used by UTC day; the last 30 days unless told otherwise."""
     until = end_date or datetime.now(UTC).date()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
 from gateway import audit
 from gateway.http.app import json_answer
-from gateway.http.body import MAX_ID, Cursor, Limit, Line, Moment, StrictRoute
+from gateway.http.body import MAX_ID, Cursor, Day, Limit, Line, Moment, StrictRoute
 from gateway.http.caller import Caller, require
 from gateway.scopes import Scope
 
@@ -40,7 +40,7 @@ async def list_entries(
 
 @router.get("/admin/audit-logs/verify")
 async def verify(
-    _caller: Reader, day: date | None = None, cursor: Annotated[int, Query(ge=0, le=MAX_ID)] = 0
+    _caller: Reader, day: Day | None = None, cursor: Annotated[int, Query(ge=0, le=MAX_ID)] = 0
 ) -> Response:
     """Compute the chain of a UTC day again, 20,000 entries a call: `cursor` is the last place that was seen."""
     asked = day or datetime.now(UTC).date()

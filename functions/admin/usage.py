@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 from urllib.parse import quote
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway import usage
 from gateway.http.app import json_answer
-from gateway.http.body import MAX_ID, MAX_PAGE, Line, StrictRoute
+from gateway.http.body import MAX_ID, MAX_PAGE, Day, Line, StrictRoute
 from gateway.http.caller import Caller, require
 from gateway.scopes import Scope
 
@@ -29,8 +29,8 @@ class UsageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     group_by: Literal["user", "key", "model", "provider", "day"] = "day"
-    first: Annotated[date | None, Field(alias="from")] = None
-    last: Annotated[date | None, Field(alias="to")] = None
+    first: Annotated[Day | None, Field(alias="from")] = None
+    last: Annotated[Day | None, Field(alias="to")] = None
     user_id: Among | None = None
     key_id: Among | None = None
     model: Line | None = None
@@ -42,7 +42,7 @@ class UsageQuery(BaseModel):
     def question(self) -> usage.Question:
         """The last 30 days, where no others are named."""
         last = self.last or datetime.now(UTC).date()
-        first = self.first or last - timedelta(days=min(DEFAULT_DAYS - 1, (last - date.min).days))
+        first = self.first or last - timedelta(days=DEFAULT_DAYS - 1)
         among = (self.user_id, self.key_id, self.model, self.provider)
         return usage.Question(self.group_by, first, last, *among, self.cursor, self.limit)
 

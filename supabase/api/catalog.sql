@@ -78,9 +78,9 @@ returns setof api.offer language sql stable rows 1 as $$
    order by wanted.place
 $$;
 
--- Raises why none of `models` can be served: unknown (404), of another kind, never priced or not in this size (400), or nobody
--- serves it now (503).
-create function api.refuse_models(models jsonb, kind text, image jsonb)
+-- Raises why none of `models` can be served: unknown (404), of another kind, never priced, not in this size, or by nobody
+-- whom the preferences allow (400), or nobody serves it now (503).
+create function api.refuse_models(models jsonb, providers jsonb, preferences jsonb, kind text, image jsonb)
 returns void language plpgsql stable as $$
 begin
   if not exists (select from gateway.models m where m.is_active and models ? m.id) then
@@ -97,6 +97,10 @@ begin
        select from gateway.offers o where models ? o.model_id and o.is_active and api.image_price(o, image) is not null) then
     raise exception using errcode = 'PT400', message = 'invalid_request_error', detail =
       '{"param": "size", "message": "This model is not sold in this size and quality."}';
+  end if;
+  if preferences ?| array['only', 'ignore', 'max_price'] and exists (select from api.offers_of(models, providers, '{}', kind, image)) then
+    raise exception using errcode = 'PT400', message = 'invalid_request_error', detail =
+      '{"param": "provider", "message": "No provider of this model is one that the request allows."}';
   end if;
   raise exception using errcode = 'PT503', message = 'no_provider_available', detail = '{"retry_after_ms": 5000}';
 end $$;

@@ -66,7 +66,7 @@ begin
     raise exception using errcode = 'PT400', message = 'invalid_request_error', detail =
       '{"param": "provider", "message": "You stored no key of your own for a provider of this model."}';
   elsif cardinality(found) = 0 then
-    perform api.refuse_models(models, kind, image);
+    perform api.refuse_models(models, providers, preferences, kind, image);
   end if;
   return found;
 end $$;

@@ -280,7 +280,7 @@ async def test_a_callers_preferences(gateway: InProcess, upstream: Upstream, pre
     response = await gateway.ask(model=GPT, **({"provider": preference} if preference else {}))
     assert response.headers.get("x-gateway-provider") == served
     if served is None:
-        assert (response.status_code, response.json()["error"]["code"]) == (503, "no_provider_available")
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "provider")
 
 
 async def test_without_fallbacks_nobody_else_is_asked(gateway: InProcess, upstream: Upstream):

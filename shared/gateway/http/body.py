@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -19,6 +19,8 @@ from gateway.errors import InvalidRequest
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MAX_PAGE = 100
 MAX_ID = 2**63 - 1
+FIRST_YEAR, LAST_YEAR = 2000, 9000
+"""There is nothing before, and room for a span after."""
 
 
 class Body(BaseModel):
@@ -52,12 +54,19 @@ type Cursor = Annotated[int, Query(ge=1, le=MAX_ID)]
 
 
 def _utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except OverflowError:  # the first or the last day there is, in a zone where it is another
-        raise ValueError("is out of range") from None
+    _day(moment)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def _day(day: date) -> date:
+    if not FIRST_YEAR <= day.year <= LAST_YEAR:
+        raise ValueError("is out of range")
+    return day
+
+
+type KeyId = Annotated[int, Query(ge=1, le=MAX_ID)]
+type Day = Annotated[date, AfterValidator(_day)]
+"""A UTC day of a query."""
 type Moment = Annotated[datetime, AfterValidator(_utc)]
 """A time of a query, in ISO 8601; UTC where it names no zone."""
 
