@@ -35,14 +35,17 @@ TYPES = {
 def error_of(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """The `error` member of a refusal, whose body and headers must be as documented."""
     body = response.json()
+    is_anthropics = response.url.path == "/v1/messages"
     assert (response.status_code, body["error"]["code"]) == (status, code)
+    assert (body.pop("type", None) == "error") == is_anthropics
     assert body.keys() == {"error", "detail", "status_code", "request_id", "timestamp"}
     error: dict[str, Any] = body["error"]
     assert error.keys() == {"message", "type", "param", "code", "metadata"}
     assert (error["message"], status) == (body["detail"], body["status_code"])
     assert body["request_id"] == response.headers["x-request-id"]
     assert datetime.fromisoformat(body["timestamp"]).tzinfo is not None
-    assert error["type"] == error["metadata"]["error_type"] == TYPES[status]
+    assert error["metadata"]["error_type"] == TYPES[status]
+    assert is_anthropics or error["type"] == TYPES[status]
     transient = status in (429, 502, 503, 504) or code in ("in_flight_budget", "idempotency_in_progress")
     assert error["metadata"]["retryable"] is transient
     assert response.headers["content-type"] == "application/json"

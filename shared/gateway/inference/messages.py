@@ -27,8 +27,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
-    """A refusal as Anthropic's SDKs read it (https://docs.anthropic.com/en/api/errors)."""
-    return {"type": "error", "error": _error(error), "request_id": request_id}
+    """A refusal as Anthropic's SDKs read it (https://docs.anthropic.com/en/api/errors), with what ours have besides."""
+    body = error.body(request_id)
+    return {"type": "error", **body, "error": {**body["error"], **_error(error)}}
 
 
 def _error(error: GatewayError) -> dict[str, Any]:
