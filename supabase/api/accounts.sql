@@ -128,6 +128,8 @@ begin
   delete from gateway.notification_preferences n where n.user_id = delete_user.user_id;
   delete from gateway.webhooks w where w.user_id = delete_user.user_id;
   delete from gateway.recovery_tokens t where t.user_id = delete_user.user_id;
+  delete from gateway.chat_sessions c where c.user_id = delete_user.user_id;
+  delete from gateway.responses r where r.user_id = delete_user.user_id;
   perform api.audit(actor, 'user.deleted', 'user:' || delete_user.user_id, delete_user.user_id, null, null);
   insert into gateway.outbox (event, payload) values ('user.deleted', jsonb_build_object('user_id', delete_user.user_id));
   return '{"deleted": true}';

@@ -192,6 +192,15 @@ async def test_a_deleted_session_is_purged_after_thirty_days(gateway: InProcess)
     assert await gateway.rows("select from gateway.chat_messages") == []
 
 
+async def test_who_deletes_the_account_deletes_what_was_said(gateway: InProcess):
+    session = await a_session(gateway)
+    await asked(gateway, "POST", f"/chat/sessions/{session}/messages", role="user", content="x")
+    await asked(gateway, "POST", "/v1/responses", model="sandbox/chat", input="Hello")
+    await gateway.books.fetchval("select api.delete_user($1, $2)", gateway.user_id, '{"name": "test"}')
+    for table in ("chat_sessions", "chat_messages", "responses"):
+        assert await gateway.rows(f"select from gateway.{table}") == []
+
+
 def test_only_what_fits_is_followed_and_no_answer_without_its_call():
     said: list[dict[str, Any]] = [
         {"role": "user", "content": "x" * 400},
