@@ -220,16 +220,18 @@ def test_each_function_has_its_own_log_that_ends(resources: dict[str, Resource])
     assert all(function["LoggingConfig"]["LogFormat"] == "JSON" for function in functions.values())
 
 
-def test_one_python_and_one_architecture_everywhere(resources: dict[str, Resource]) -> None:
+def test_one_python_and_one_architecture_everywhere(source: Resource, resources: dict[str, Resource]) -> None:
     version = (ROOT / ".python-version").read_text().strip()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["requires-python"] == f">={version}"
+    assert source["Parameters"]["Architecture"]["Default"] == "arm64"
+    chosen = [{"Ref": "Architecture"}]
     for function in of_type(resources, "AWS::Lambda::Function").values():
-        assert (function["Runtime"], function["Architectures"]) == (f"python{version}", ["arm64"])
+        assert (function["Runtime"], function["Architectures"]) == (f"python{version}", chosen)
     for layer in of_type(resources, "AWS::Lambda::LayerVersion").values():
         assert (layer["CompatibleRuntimes"], layer["CompatibleArchitectures"]) == (
             [f"python{version}"],
-            ["arm64"],
+            chosen,
         )
 
 
