@@ -109,7 +109,10 @@ async def authorize(**request: Any) -> Hold:
     except (Unauthenticated, InsufficientScope) as refusal:
         await refusals.count(refusal, request["ip"], request["key_id"])
         raise
-    return msgspec.convert(admitted, Hold)
+    hold = msgspec.convert(admitted, Hold)
+    if hold.replay is None:
+        telemetry.identify(hold.user_id, hold.key_id)
+    return hold
 
 
 async def settle(settlement: Settlement) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Literal, cast
+from urllib.parse import unquote
 
 import msgspec
 
@@ -20,6 +21,8 @@ LOCAL_OR_HTTPS = ("https://", "http://127.0.0.1:", "http://localhost:")
 FERNET_KEY = re.compile(r"[0-9A-Za-z_-]{43}=")
 SENDER = re.compile(r"[^\s@<>]+@[^\s@<>]+|[^<>@\r\n]+ <[^\s@<>]+@[^\s@<>]+>")
 GITHUB_SCANNER_KEYS = "https://api.github.com/meta/public_keys/secret_scanning"
+LOG_LEVELS: Mapping[str, int] = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 KEY_ENVIRONMENTS: Mapping[str, str] = {"production": "live", "staging": "staging", "dev": "dev"}
 
 
@@ -80,8 +83,18 @@ class MailSettings(msgspec.Struct, frozen=True):
     base_url: str
 
 
+class ExporterSettings(msgspec.Struct, frozen=True):
+    """Where spans are sent, by OpenTelemetry's own variables: a collector's route, and headers that may hold a key."""
+
+    url: str
+    headers: dict[str, Secret]
+
+
 class Settings(msgspec.Struct, frozen=True):
     stage: Stage
+    log_level: str
+    """One of LOG_LEVELS; lines below it are not written."""
+    exporter: ExporterSettings | None
     peppers: dict[str, Secret]
     """Version -> HMAC key, the one for new API keys first."""
     database_url: Secret | None
@@ -141,6 +154,8 @@ def load(environ: Mapping[str, str]) -> Settings:
         raise IncompleteSettings("SUPABASE_URL needs SUPABASE_SERVICE_KEY")
     return Settings(
         stage=cast("Stage", stage),
+        log_level=_log_level(names),
+        exporter=_exporter(names),
         peppers=_peppers(names.get("KEY_PEPPERS", "")),
         database_url=_secret(names, "DATABASE_URL"),
         supabase_url=names.get("SUPABASE_URL") or None,
@@ -168,6 +183,25 @@ def load(environ: Mapping[str, str]) -> Settings:
 def _secret(names: Mapping[str, str], name: str) -> Secret | None:
     value = names.get(name)
     return Secret(value) if value else None
+
+
+def _log_level(names: Mapping[str, str]) -> str:
+    level = (names.get("LOG_LEVEL") or "INFO").upper()
+    if level not in LOG_LEVELS:
+        raise IncompleteSettings(f"LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}")
+    return level
+
+
+def _exporter(names: Mapping[str, str]) -> ExporterSettings | None:
+    """https://opentelemetry.io/docs/specs/otel/protocol/exporter/: headers are `name=value` pairs, percent-encoded."""
+    url = _address(names, "OTEL_EXPORTER_OTLP_ENDPOINT")
+    headers: dict[str, Secret] = {}
+    for entry in filter(None, names.get("OTEL_EXPORTER_OTLP_HEADERS", "").split(",")):
+        name, _, value = entry.partition("=")
+        if not (HEADER.fullmatch(name.strip()) and unquote(value).isprintable()):
+            raise IncompleteSettings("OTEL_EXPORTER_OTLP_HEADERS must be name=value pairs, separated by commas")
+        headers[name.strip().lower()] = Secret(unquote(value.strip()))
+    return ExporterSettings(f"{url}/v1/traces", headers) if url else None
 
 
 def _listed(names: Mapping[str, str], name: str) -> tuple[str, ...]:

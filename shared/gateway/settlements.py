@@ -47,7 +47,8 @@ async def enqueue(settlement: Settlement) -> None:
         except AwsError:
             telemetry.log("settlement_queue_unavailable", level="ERROR", hold_id=settlement.hold_id)
         else:
-            telemetry.log("settlement_queued", level="WARNING", hold_id=settlement.hold_id)
+            queued = {"SettlementsQueued": 1}
+            telemetry.log("settlement_queued", level="WARNING", metrics=queued, hold_id=settlement.hold_id)
             return
     for attempt in range(1_000):
         await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
@@ -58,7 +59,9 @@ async def enqueue(settlement: Settlement) -> None:
         else:
             return
     lost = msgspec.structs.replace(settlement, answer=None, memory=None)
-    telemetry.log("settlement_lost", level="CRITICAL", settlement=msgspec.structs.asdict(lost))
+    telemetry.log(
+        "settlement_lost", level="CRITICAL", metrics={"SettlementsLost": 1}, settlement=msgspec.structs.asdict(lost)
+    )
 
 
 def _send(queue_url: str, settlement: Settlement) -> None:

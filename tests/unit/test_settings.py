@@ -49,6 +49,10 @@ FULL = GOOD | {
         ({"MAIL_FROM": "CANARY"}, "MAIL_FROM"),
         ({"MAIL_FROM": "CANARY@example.com\r\nBcc: x@example.com"}, "MAIL_FROM"),
         ({"MAIL_FROM": "CANARY <a@example.com>, b@example.com"}, "MAIL_FROM"),
+        ({"LOG_LEVEL": "CANARY"}, "LOG_LEVEL"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://CANARY.example"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "a b=CANARY"}, "OTEL_EXPORTER_OTLP_HEADERS"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "a=CANARY%0d%0ab: c"}, "OTEL_EXPORTER_OTLP_HEADERS"),
     ],
 )
 def test_what_is_missing_or_malformed_is_named_and_never_shown(change: dict[str, str | None], named: str):

@@ -146,7 +146,8 @@ def _error(name: str, failure: Failure) -> errors.GatewayError:
     if failure.code.startswith("PT") and (error := errors.refusal(failure.message, _members(failure.detail))):
         return error
     if failure.code.startswith(UNAVAILABLE):
-        telemetry.log("database_unavailable", level="WARNING", function=name, sqlstate=failure.code)
+        failed = {"DatabaseFailures": 1}
+        telemetry.log("database_unavailable", level="WARNING", metrics=failed, function=name, sqlstate=failure.code)
         return errors.DatabaseUnavailable()
     telemetry.log("database_failed", level="ERROR", function=name, sqlstate=failure.code)
     return errors.InternalError()

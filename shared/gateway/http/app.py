@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from gateway.errors import GatewayError, Unprocessable
-from gateway.http.edge import Edge, shown
+from gateway.http.edge import Edge, body_of, shown
 
 
 def create_app(router: APIRouter) -> Edge:
@@ -24,7 +24,7 @@ def create_app(router: APIRouter) -> Edge:
 async def _show(request: Request, error: Exception) -> Response:
     """FastAPI answers what its routes raise itself, so the error body has to be made here and not in the edge."""
     refusal = _unprocessable(error) if isinstance(error, RequestValidationError) else shown(error)
-    body = msgspec.json.encode(refusal.body(request.scope["request_id"]))
+    body = body_of(refusal, request.scope["request_id"])
     return Response(body, refusal.status, refusal.headers(), media_type="application/json")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from fastapi import Request
 
-from gateway import database, refusals
+from gateway import database, refusals, telemetry
 from gateway.errors import InsufficientScope, Unauthenticated
 from gateway.http.bearer import address_of, key_of
 from gateway.scopes import Scope
@@ -51,6 +51,7 @@ def require(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
         except (Unauthenticated, InsufficientScope) as refusal:
             await refusals.count(refusal, ip, key.id)
             raise
+        telemetry.identify(found["user_id"], found["key_id"])
         return msgspec.convert({**found, "ip": ip, "request_id": request.scope["request_id"]}, Caller)
 
     return caller

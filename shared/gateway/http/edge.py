@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -19,9 +20,12 @@ from gateway.errors import (
     NotFound,
     PayloadTooLarge,
 )
+from gateway.traces import Trace, trace_of
 
 MAX_BODY_BYTES = 5 << 20
 """Lambda takes events of 6 MB, with the body as a JSON string in it."""
+
+TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 type Message = MutableMapping[str, Any]
 type Receive = Callable[[], Awaitable[Message]]
@@ -36,7 +40,9 @@ SECURITY_HEADERS = [
 
 
 class Edge:
-    """ASGI around an app: what it raises leaves as an error body, unless its answer had begun."""
+    """ASGI around an app: what it raises leaves as an error body, unless its answer had begun; each request is told in
+    the log, with what its context had noted, when all of its work is done.
+    """
 
     def __init__(self, app: App, routes: Sequence[BaseRoute]) -> None:
         self.app, self.routes = app, routes
@@ -46,27 +52,65 @@ class Edge:
             return await self.app(scope, receive, send)
         scope["request_id"] = request_id = f"req_{secrets.token_hex(12)}"
         scope["app"] = self  # without one a bare Router answers 404 and 405 itself, as plain text
-        begun = ended = False
-
-        async def send_marked(message: Message) -> None:
-            nonlocal begun, ended
-            if message["type"] == "http.response.start":
-                begun = True
-                given = {name for name, _ in message["headers"]}
-                marks = [(b"x-request-id", request_id.encode()), *SECURITY_HEADERS]
-                message["headers"] = [*message["headers"], *(mark for mark in marks if mark[0] not in given)]
-            await send(message)
-            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
-
+        request = telemetry.begin(request_id, _trace(scope))
+        answer = _Answer(request_id, send)
         try:
-            await self.app(scope, _limited(receive), send_marked)
+            await self.app(scope, _limited(receive), answer.send)
         except Exception as error:
-            if ended or not isinstance(error, GatewayError | HTTPException):
-                telemetry.failure("request_failed", error, request_id=request_id, path=scope["path"])
-            if not begun:
-                await respond(shown(error), request_id, send_marked)
-            elif not ended:
+            if answer.ended_s is not None or not isinstance(error, GatewayError | HTTPException):
+                telemetry.failure("request_failed", error, operation=_operation(scope))
+            if answer.status is None:
+                await respond(shown(error), request_id, answer.send)
+            elif answer.ended_s is None:
                 raise
+        finally:
+            telemetry.log(
+                "request",
+                metrics=request.metrics,
+                method=scope["method"],
+                operation=_operation(scope),
+                status=answer.status,
+                duration_ms=answer.duration_ms(),
+                **request.facts,
+            )
+
+
+class _Answer:
+    """How far an answer is: its status once it has begun, and when its last byte was sent."""
+
+    def __init__(self, request_id: str, send: Send) -> None:
+        self.status: int | None = None
+        self.ended_s: float | None = None
+        self._request_id, self._send, self._began_s = request_id, send, time.monotonic()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            given = {name for name, _ in message["headers"]}
+            marks = [(b"x-request-id", self._request_id.encode()), *SECURITY_HEADERS]
+            message["headers"] = [*message["headers"], *(mark for mark in marks if mark[0] not in given)]
+        await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.ended_s = time.monotonic()
+
+    def duration_ms(self) -> float:
+        """Until the client had the last byte; until now, of an answer that has none."""
+        return round(1000 * ((self.ended_s or time.monotonic()) - self._began_s), 1)
+
+
+def _operation(scope: MutableMapping[str, Any]) -> str | None:
+    """What the request asked for: the name of its route's function. Paths may hold anything, so they are not logged."""
+    endpoint = scope.get("endpoint")
+    return getattr(endpoint, "__name__", None)
+
+
+def _trace(scope: MutableMapping[str, Any]) -> Trace:
+    """Of two lines neither is believed."""
+    given: dict[bytes, str | None] = {}
+    for name, value in scope["headers"]:
+        if name in TRACE_HEADERS:
+            given[name] = None if name in given else value.decode("latin-1")
+    return trace_of(*map(given.get, TRACE_HEADERS))
 
 
 def _limited(receive: Receive) -> Receive:
@@ -94,9 +138,16 @@ def shown(error: Exception) -> GatewayError:
     return InternalError()
 
 
+def body_of(error: GatewayError, request_id: str) -> bytes:
+    """An error as the client reads it; its code is noted for the log."""
+    if request := telemetry.serving():
+        request.facts["code"] = error.code
+    return msgspec.json.encode(error.body(request_id))
+
+
 async def respond(error: GatewayError, request_id: str, send: Send) -> None:
     """Send an error as the whole answer."""
-    body = msgspec.json.encode(error.body(request_id))
+    body = body_of(error, request_id)
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": encoded})

@@ -79,6 +79,7 @@ class Bill:
         self.attempts: list[dict[str, Any]] = []
         """Offers that failed before, as usage records have them."""
         self._failed: Offer | None = None
+        self.began_ns = time.time_ns()
         self._started = time.monotonic()
         self._first_byte: float | None = None
 
@@ -97,6 +98,11 @@ class Bill:
     def served(self) -> Offer | None:
         """The offer that answers: from its first token on, because until then another one may be tried."""
         return None if self._first_byte is None else self.offer
+
+    @property
+    def first_byte_ms(self) -> int | None:
+        """From admission to the first token."""
+        return None if self._first_byte is None else round(1000 * (self._first_byte - self._started))
 
     def first_byte(self) -> None:
         """The first token is here."""
@@ -171,7 +177,7 @@ class Bill:
                 "outcome": outcome,
                 "finish_reason": transcript.finish_reason,
                 "upstream_id": transcript.upstream_id,
-                "first_byte_ms": self._first_byte and round(1000 * (self._first_byte - self._started)),
+                "first_byte_ms": self.first_byte_ms,
             },
         )
 

@@ -22,6 +22,7 @@ from gateway.errors import GatewayError, InternalError, NoProviderAvailable, Pro
 from gateway.inference import replay
 from gateway.inference.bill import Bill, Call
 from gateway.inference.receipt import receipt
+from gateway.inference.report import report
 from gateway.inference.transcript import Transcript
 from gateway.providers.base import FAILOVER, KEEP_ALIVE_S, Provider
 
@@ -133,6 +134,7 @@ class Answer:
             await credits.release(self.bill.hold, self.bill.failure())
         else:
             await credits.settle(self.bill.settlement(self._outcome, transcript, self._whole, self._memory()))
+        await report(self.bill, self._outcome, transcript.finish_reason)
 
     async def _remember(self) -> None:
         """Settle what is to be kept before the last byte leaves: who has an answer may follow it at once."""
@@ -155,7 +157,10 @@ class Answer:
         if offer.sealed is not None and isinstance(error, ProviderError) and error.key_refused:
             error = ProviderKeyRefused(provider=offer.provider)
         self.bill.fail(offer, error)
-        telemetry.log("attempt_failed", level="WARNING", provider=offer.provider, model=offer.model, code=error.code)
+        telemetry.log(
+            "attempt_failed", level="WARNING", metrics={"AttemptsFailed": 1}, dimensions={"Provider": offer.provider},
+            provider=offer.provider, model=offer.model, code=error.code,
+        )  # fmt: skip
         return error
 
     def _upstream_body(self, offer: Offer) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 from yarl import URL
 
-from gateway import outbound, sse
+from gateway import outbound, sse, telemetry
 from gateway.errors import (
     ContextLengthExceeded,
     GatewayError,
@@ -86,7 +86,9 @@ class Provider:
     async def send(self, body: dict[str, Any], route: str = CHAT) -> Reply:
         """Start an exchange; returns when the answer's headers are here. Raises ProviderError."""
         own = self.adapt(body) if route == CHAT else body
-        return await outbound.post(self.urls[route], self.headers, msgspec.json.encode(own))
+        request = telemetry.serving()
+        headers = self.headers | request.trace.headers() if request else self.headers
+        return await outbound.post(self.urls[route], headers, msgspec.json.encode(own))
 
     async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         """A whole chat completion. Raises FAILOVER errors and InvalidRequest."""
