@@ -15,6 +15,7 @@ from gateway import (
     balances,
     database,
     keyring,
+    ledger,
     outbox,
     payments,
     price_lists,
@@ -26,7 +27,8 @@ from gateway import (
 )
 
 JOBS: Mapping[str, Callable[[], Awaitable[Any]]] = {
-    "expire_holds": lambda: database.call("expire_holds"),
+    "expire_holds": ledger.expire_holds,
+    "check_ledger": ledger.check,
     "expire_grants": lambda: database.call("expire_grants"),
     "purge_idempotency_keys": lambda: database.call("purge_idempotency_keys"),
     "measure_offers": lambda: database.call("measure_offers"),

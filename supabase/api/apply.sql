@@ -44,6 +44,7 @@ grant usage on schema api to service_role, gateway_auth, gateway_chat, gateway_c
 \ir catalogue.sql
 \ir ranking.sql
 \ir partitions.sql
+\ir ledger.sql
 \ir health.sql
 notify pgrst, 'reload schema';
 commit;

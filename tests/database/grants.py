@@ -24,6 +24,7 @@ MAY_EXECUTE = {
     "change_profile": {"gateway_account"},
     "change_session": {"gateway_history"},
     "change_webhook": {"gateway_account"},
+    "check_ledger": {"gateway_jobs"},
     "claim_deliveries": {"gateway_jobs"},
     "claim_open_payments": {"gateway_jobs"},
     "claim_stripe_events": {"gateway_jobs"},
