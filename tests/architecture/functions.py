@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,7 @@ def ended(code: str, **changes: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@cache
 def routes_of(group: str) -> set[tuple[str, str]]:
     """(method, path) of each route of a group's app, with `{}` for what varies; HEAD comes with GET."""
     found = json.loads(run_python(ROUTES.format(module=f"{group}.handler")))

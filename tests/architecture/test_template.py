@@ -1,23 +1,18 @@
-"""What is deployed: template.yaml as CloudFormation gets it, after SAM's transformation."""
+"""What is deployed: functions, routes, queues, schedules and layers, as template.yaml comes and with everything on."""
 
 from __future__ import annotations
 
 import json
 import re
 import tomllib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from samcli.yamlhelper import yaml_parse
-from samtranslator.translator.transform import transform
 
 from tests.architecture.functions import routes_of, run_python
+from tests.architecture.stack import ROOT, Resource, deployed, environment, integrations, of_type
+from tests.architecture.stack import source as read
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ROOT = Path(__file__).parents[2]
 HTTP_FUNCTIONS = {
     "AccountFunction",
     "AdminFunction",
@@ -30,60 +25,18 @@ HTTP_FUNCTIONS = {
     "HistoryFunction",
     "TrialsFunction",
 }
-type Resource = dict[str, Any]
-
-
-class NoManagedPolicies:
-    """What SAM would ask IAM for; the template names no managed policy by its short name."""
-
-    def load(self) -> dict[str, str]:
-        return {}
+MOST_RESOURCES = 500
+"""Of a stack (https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html)."""
 
 
 @pytest.fixture(scope="module")
 def source() -> Resource:
-    parsed: Resource = yaml_parse((ROOT / "template.yaml").read_text())
-    return parsed
+    return read()
 
 
-@pytest.fixture(scope="module")
-def resources(source: Resource) -> dict[str, Resource]:
-    """The resources after the transformation, offline. `sam deploy` puts S3 addresses for the code's paths."""
-    template = json.loads(json.dumps(source))
-    template["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"
-    for resource in template["Resources"].values():
-        if "ContentUri" in resource.get("Properties", {}):
-            resource["Properties"]["ContentUri"] = "s3://bucket/key"
-    parameters = {name: each.get("Default", "") for name, each in template["Parameters"].items()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        transformed: dict[str, Resource] = transform(template, parameters, NoManagedPolicies())["Resources"]
-    return transformed
-
-
-def of_type(resources: dict[str, Resource], kind: str) -> dict[str, Resource]:
-    return {name: each["Properties"] for name, each in resources.items() if each["Type"] == kind}
-
-
-def integrations(resources: dict[str, Resource]) -> Iterator[tuple[str, str, str, Resource]]:
-    """(function, method, path, integration) of each route of the API."""
-    (api,) = of_type(resources, "AWS::ApiGateway::RestApi").values()
-    for path, methods in api["Body"]["paths"].items():
-        for method, operation in methods.items():
-            integration = operation["x-amazon-apigateway-integration"]
-            (function,) = re.findall(r"\$\{(\w+)\.Arn\}", json.dumps(integration["uri"]))
-            yield function, method.upper(), path, integration
-
-
-def environment(function: Resource) -> dict[str, Any]:
-    variables: dict[str, Any] = function["Environment"]["Variables"]
-    return variables
-
-
-def statements(role: Resource) -> Iterator[Resource]:
-    for policy in role.get("Policies", []):
-        listed = policy["PolicyDocument"]["Statement"]
-        yield from listed if isinstance(listed, list) else [listed]
+@pytest.fixture(scope="module", params=[False, True], ids=["as it comes", "everything"])
+def resources(request: pytest.FixtureRequest) -> dict[str, Resource]:
+    return deployed(whole=request.param)
 
 
 def test_a_route_streams_exactly_if_its_function_runs_on_our_runtime(resources: dict[str, Resource]) -> None:
@@ -150,56 +103,6 @@ def test_each_schedule_names_a_job(resources: dict[str, Resource]) -> None:
     assert scheduled == set(json.loads(jobs))
 
 
-def test_no_policy_allows_more_than_it_names(resources: dict[str, Resource]) -> None:
-    roles = of_type(resources, "AWS::IAM::Role")
-    assert len(roles) >= len(of_type(resources, "AWS::Lambda::Function"))
-    for name, role in roles.items():
-        for statement in statements(role):
-            assert statement["Effect"] == "Allow"
-            assert "*" not in json.dumps([statement["Action"], statement["Resource"]]), name
-        for managed in role.get("ManagedPolicyArns", []):
-            assert "service-role/AWSLambdaBasicExecutionRole" in json.dumps(managed), name
-
-
-def test_only_chat_reads_the_providers_keys(resources: dict[str, Resource]) -> None:
-    readers = {
-        name
-        for name, role in of_type(resources, "AWS::IAM::Role").items()
-        if "ProvidersSecret" in json.dumps(list(statements(role)))
-    }
-    told = {
-        name
-        for name, function in of_type(resources, "AWS::Lambda::Function").items()
-        if "PROVIDERS_SECRET_ARN" in environment(function)
-    }
-    assert (readers, told) == ({"ChatFunctionRole"}, {"ChatFunction"})
-
-
-def test_each_function_reads_the_core_secret_and_knows_its_stage(resources: dict[str, Resource]) -> None:
-    roles = of_type(resources, "AWS::IAM::Role")
-    for name, function in of_type(resources, "AWS::Lambda::Function").items():
-        assert {"STAGE", "CORE_SECRET_ARN"} <= environment(function).keys(), name
-        role = roles[function["Role"]["Fn::GetAtt"][0]]
-        assert "CoreSecret" in json.dumps(list(statements(role))), name
-
-
-def test_secrets_are_made_empty_and_kept(resources: dict[str, Resource]) -> None:
-    for name in ("CoreSecret", "ProvidersSecret"):
-        assert resources[name]["Properties"]["SecretString"] == "{}"
-        assert resources[name]["DeletionPolicy"] == resources[name]["UpdateReplacePolicy"] == "Retain"
-
-
-def test_each_queue_is_kept_encrypted_and_has_a_policy(resources: dict[str, Resource]) -> None:
-    queues = of_type(resources, "AWS::SQS::Queue")
-    covered = {
-        queue["Ref"] for policy in of_type(resources, "AWS::SQS::QueuePolicy").values() for queue in policy["Queues"]
-    }
-    assert covered == set(queues)
-    for name, queue in queues.items():
-        assert queue["SqsManagedSseEnabled"], name
-        assert resources[name]["DeletionPolicy"] == "Retain", name
-
-
 def test_settlements_are_tried_until_booked(resources: dict[str, Resource]) -> None:
     (mapping,) = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
     queue = resources[mapping["EventSourceArn"]["Fn::GetAtt"][0]]["Properties"]
@@ -214,7 +117,9 @@ def test_settlements_are_tried_until_booked(resources: dict[str, Resource]) -> N
 def test_each_function_has_its_own_log_that_ends(resources: dict[str, Resource]) -> None:
     logs = of_type(resources, "AWS::Logs::LogGroup")
     functions = of_type(resources, "AWS::Lambda::Function")
+    (stage,) = of_type(resources, "AWS::ApiGateway::Stage").values()
     used = [function["LoggingConfig"]["LogGroup"]["Ref"] for function in functions.values()]
+    used += [stage["AccessLogSetting"]["DestinationArn"]["Fn::GetAtt"][0]]
     assert sorted(used) == sorted(logs)
     assert all(log["RetentionInDays"] for log in logs.values())
     assert all(function["LoggingConfig"]["LogFormat"] == "JSON" for function in functions.values())
@@ -237,3 +142,53 @@ def test_one_python_and_one_architecture_everywhere(source: Resource, resources:
 
 def test_the_exec_wrapper_can_be_executed() -> None:
     assert (ROOT / "layers/streaming/serve").stat().st_mode & 0o111 == 0o111
+
+
+def test_a_stack_has_room_left(resources: dict[str, Resource]) -> None:
+    assert len(resources) < MOST_RESOURCES * 0.9
+
+
+def test_every_condition_is_turned_on_by_everything(source: Resource) -> None:
+    conditional = {name for name, each in source["Resources"].items() if "Condition" in each}
+    assert conditional
+    assert conditional <= deployed(whole=True).keys()
+    assert not conditional & deployed().keys()
+
+
+def test_a_function_with_an_alias_is_published_anew_with_its_layers() -> None:
+    """SAM looks at the function's own code unless told otherwise, and ours is in the layers."""
+    before, after = (
+        {name for name in deployed(gateway_layer=code) if "FunctionVersion" in name}
+        for code in ("s3://bucket/one", "s3://bucket/two")
+    )
+    assert len(before) == len(after) == 2
+    assert not before & after
+
+
+def test_the_api_is_throttled_and_logs_no_path(resources: dict[str, Resource]) -> None:
+    (stage,) = of_type(resources, "AWS::ApiGateway::Stage").values()
+    (methods,) = stage["MethodSettings"]
+    assert (methods["HttpMethod"], methods["ResourcePath"]) == ("*", "/*")
+    assert {"ThrottlingRateLimit", "ThrottlingBurstLimit"} <= methods.keys()
+    told = json.loads(stage["AccessLogSetting"]["Format"])
+    assert not {"$context.path", "$context.requestOverride.path"} & set(told.values())
+
+
+def test_what_fails_in_the_background_is_put_aside(resources: dict[str, Resource]) -> None:
+    aside = {"Fn::GetAtt": ["JobDeadLetters", "Arn"]}
+    schedules = of_type(resources, "AWS::Scheduler::Schedule").values()
+    assert schedules
+    assert all(schedule["Target"]["DeadLetterConfig"] == {"Arn": aside} for schedule in schedules)
+    (config,) = of_type(resources, "AWS::Lambda::EventInvokeConfig").values()
+    assert config["DestinationConfig"]["OnFailure"]["Destination"] == aside
+    assert config["MaximumRetryAttempts"] == 0
+
+
+def test_reserved_concurrency_leaves_what_aws_demands() -> None:
+    def reserved(*, whole: bool) -> list[Any]:
+        functions = of_type(deployed(whole=whole), "AWS::Lambda::Function").values()
+        return [each["ReservedConcurrentExecutions"] for each in functions if "ReservedConcurrentExecutions" in each]
+
+    assert reserved(whole=False) == [], "a new account has ten in all"
+    assert len(reserved(whole=True)) == len(HTTP_FUNCTIONS) + 1
+    assert sum(reserved(whole=True)) == 695
