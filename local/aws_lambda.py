@@ -20,6 +20,7 @@ from local.environment import SHARED
 from local.functions import Pool
 from local.gateway import RestApi
 from local.invocation import FunctionError
+from local.metrics import Metrics
 from local.schedules import period_s, repeat
 from local.sqs import TARGET, Sqs
 from local.template import load
@@ -43,7 +44,8 @@ class LocalLambda:
     """The functions, routes, schedules and queues of a template.
 
     `environment` has variables of every function, above the template's own; an empty one takes it away. `data` is
-    the folder that the queues' messages are kept in. `log` is called with a function's name and a line.
+    the folder that the queues' messages are kept in. `log` is called with a function's name and a line. `parameters`
+    are the template's, where they are not to have their defaults. What AWS would measure is in `metrics`.
     """
 
     def __init__(
@@ -52,8 +54,11 @@ class LocalLambda:
         environment: Mapping[str, str],
         data: Path,
         log: Callable[[str, str], None] = to_stderr,
+        parameters: Mapping[str, str] | None = None,
     ) -> None:
         self.address = ""
+        self.metrics = Metrics()
+        self._parameters = parameters
         self.pools: dict[str, Pool] = {}
         self._path, self._environment, self._data, self._log = template, environment, data, log
         self._server = Server(self._handle)
@@ -66,7 +71,7 @@ class LocalLambda:
         """
         self.address = f"http://{await self._server.start(port)}"
         try:
-            self._build(load(self._path, self.address))
+            self._build(load(self._path, self.address, self._parameters))
         except BaseException:
             await self._server.stop()
             raise
@@ -76,6 +81,19 @@ class LocalLambda:
         """Invoke a function and give its result. Raises FunctionError, and KeyError if there is none so named."""
         payload = await self._invoke(name, json.dumps(event).encode()).payload()
         return json.loads(payload) if payload else None
+
+    async def send(self, name: str, event: Any) -> None:
+        """Invoke a function for nobody who waits: what it fails at is put aside where the template says so.
+
+        Raises FunctionError, which is for the log alone.
+        """
+        try:
+            await self.invoke(name, event)
+        except FunctionError as error:
+            if queue := self.pools[name].function.failures:
+                told = {"requestPayload": event, "responsePayload": json.loads(error.body())}
+                self.sqs.queues[queue].add(json.dumps(told))
+            raise
 
     async def stop(self) -> None:
         """Close the port, break off what is running and end every process."""
@@ -90,11 +108,13 @@ class LocalLambda:
         for function in template.functions:
             variables = {**function.environment, "AWS_ENDPOINT_URL_SQS": self.address, **self._environment}
             present = {name: value for name, value in variables.items() if value}
-            self.pools[function.name] = Pool(function, present, partial(self._log, function.name))
-        self._api = RestApi(template, self._invoke, self._log)
+            log, ended = partial(self._log_of, function.name), partial(self._ended, function.name)
+            self.pools[function.name] = Pool(function, present, log, ended)
+        self._api = RestApi(template, self._invoke, self._log, self.metrics)
         self.sqs = Sqs(template.queues, self._data, self.invoke, self._log)
+        self.sqs.measure(self.metrics)
         for schedule, every_s in periods.items():
-            self._begin(repeat(schedule, every_s, self.invoke, self._log))
+            self._begin(repeat(schedule, every_s, self.send, self._log))
         for subscription in template.subscriptions:
             self._begin(self.sqs.deliver(subscription))
         self._begin(self._reload({function.code for function in template.functions} | {SHARED}))
@@ -102,6 +122,16 @@ class LocalLambda:
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._work.add(task)
+
+    def _log_of(self, function: str, line: str) -> None:
+        self.metrics.take(line)
+        self._log(function, line)
+
+    def _ended(self, function: str, error: FunctionError | None) -> None:
+        """Measure an invocation as Lambda does: one that is throttled is neither an invocation nor an error."""
+        counted = ["Throttles"] if error and error.is_throttle else ["Invocations", *(["Errors"] if error else [])]
+        for name in counted:
+            self.metrics.put("AWS/Lambda", name, {"FunctionName": function})
 
     def _invoke(self, name: str, event: bytes) -> Invocation:
         return self.pools[name].invoke(event)

@@ -11,7 +11,7 @@ from local.environment import Environment
 from local.invocation import FunctionError, Invocation
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from local.environment import Log
     from local.template import Function
@@ -25,19 +25,32 @@ FINISHING_S = 0.1
 
 
 class Pool:
-    """The environments of one function."""
+    """The environments of one function; `on_end` hears how each invocation ended."""
 
-    def __init__(self, function: Function, variables: Mapping[str, str], log: Log) -> None:
+    def __init__(
+        self,
+        function: Function,
+        variables: Mapping[str, str],
+        log: Log,
+        on_end: Callable[[FunctionError | None], None] = lambda _: None,
+    ) -> None:
         self.function = function
+        self._on_end = on_end
         self.environments: list[Environment] = []
         self._variables, self._log = variables, log
         self._waiting: deque[Invocation] = deque()
-        self._starting = 0
+        self._starting = self._unended = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def invoke(self, event: bytes) -> Invocation:
         """Have an event served by an idle environment, or by a new one."""
-        invocation = Invocation(event)
+        invocation = Invocation(event, on_end=self._ended)
+        reserved = self.function.reserved
+        if reserved is not None and self._unended >= reserved:
+            self._unended += 1
+            invocation.end(FunctionError.throttled())
+            return invocation
+        self._unended += 1
         self._waiting.append(invocation)
         self._assign()
         return invocation
@@ -56,6 +69,10 @@ class Pool:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(environment.stop() for environment in self.environments))
+
+    def _ended(self, error: FunctionError | None) -> None:
+        self._unended -= 1
+        self._on_end(error)
 
     def _assign(self) -> None:
         """Bring what is waiting together with who is idle; called whenever either may have changed."""

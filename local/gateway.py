@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from local.invocation import Invocation
+    from local.metrics import Metrics
     from local.template import Route, Template
     from local.wire import Connection
 
@@ -32,6 +33,7 @@ UNSPOKEN = '{"message":$context.error.messageString}'
 NO_ROUTE = ("MISSING_AUTHENTICATION_TOKEN", 403, "Missing Authentication Token")
 TOO_LARGE = ("REQUEST_TOO_LARGE", 413, "Request Too Long")
 FAILED = ("API_CONFIGURATION_ERROR", 502, "Internal server error")
+THROTTLED = ("INTEGRATION_FAILURE", 500, "Internal server error")
 TIMED_OUT = ("INTEGRATION_TIMEOUT", 504, "Endpoint request timed out")
 
 
@@ -48,15 +50,16 @@ class MalformedResponse(Exception):
 
 
 class RestApi:
-    """The routes of a template; `invoke` runs a function, `log` hears why one failed."""
+    """The routes of a template; `invoke` runs a function, `log` hears why one failed, `metrics` how it was answered."""
 
     def __init__(
         self,
         template: Template,
         invoke: Callable[[str, bytes], Invocation],
         log: Callable[[str, str], None],
+        metrics: Metrics,
     ) -> None:
-        self._template, self._invoke, self._log = template, invoke, log
+        self._template, self._invoke, self._log, self._metrics = template, invoke, log, metrics
         self._routes = {(route.path, route.method): route for route in template.routes}
         paths = sorted({route.path for route in template.routes}, key=_rank)
         self._resources = [(path, _pattern(path)) for path in paths]
@@ -74,6 +77,14 @@ class RestApi:
             await self._refuse(connection, refusal, request_id)
         except TimeoutError:
             await self._refuse(connection, Refusal(*TIMED_OUT), request_id)
+        finally:
+            self._measure(connection.status)
+
+    def _measure(self, status: int | None) -> None:
+        """Errors are measured for each request, as 0 or 1, so that their average is their share."""
+        dimensions = {"ApiName": self._template.api_name, "Stage": self._template.stage_name}
+        for name, counted in (("Count", True), ("4XXError", _is(status, 400)), ("5XXError", _is(status, 500))):
+            self._metrics.put("AWS/ApiGateway", name, dimensions, int(counted))
 
     def _match(self, connection: Connection) -> tuple[Route, dict[str, str]]:
         path = connection.target.partition("?")[0].rstrip("/") or "/"
@@ -94,7 +105,7 @@ class RestApi:
                 await _reply(connection, await invocation.payload(), self._template.binary_types)
         except (FunctionError, MalformedResponse) as error:
             self._log(route.function, str(error))
-            raise Refusal(*FAILED) from error
+            raise Refusal(*(THROTTLED if isinstance(error, FunctionError) and error.is_throttle else FAILED)) from error
 
     async def _refuse(self, connection: Connection, refusal: Refusal, request_id: str) -> None:
         """Answer in the template's words. A response that has begun is cut instead, before its last chunk."""
@@ -115,6 +126,10 @@ class RestApi:
         for name, source in words.get("ResponseParameters", {}).get("Headers", {}).items():
             headers.append((name, source.strip("'") if source.startswith("'") else context.get(source, "")))
         await connection.respond(int(words.get("StatusCode", refusal.status)), body.encode(), headers)
+
+
+def _is(status: int | None, hundreds: int) -> bool:
+    return status is not None and hundreds <= status < hundreds + 100
 
 
 def _rank(path: str) -> list[tuple[int, str]]:

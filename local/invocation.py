@@ -9,11 +9,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+
+
+THROTTLED = "TooManyRequestsException"
 
 
 class FunctionError(Exception):
     """A function failed: the error that Lambda tells whoever invoked it."""
+
+    @classmethod
+    def throttled(cls) -> FunctionError:
+        """What Lambda says when a function has no concurrency left: it was not invoked."""
+        return cls(THROTTLED, "Rate Exceeded.")
+
+    @property
+    def is_throttle(self) -> bool:
+        return self.kind == THROTTLED
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}")
@@ -40,6 +52,8 @@ class Invocation:
     event: bytes
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     ended: bool = False
+    on_end: Callable[[FunctionError | None], None] | None = None
+    """Hears how it ended, once."""
     _chunks: asyncio.Queue[bytes | FunctionError | None] = field(default_factory=asyncio.Queue)
 
     def add(self, chunk: bytes) -> None:
@@ -50,6 +64,8 @@ class Invocation:
         """End the response, whole or broken. The first end counts."""
         if not self.ended:
             self.ended = True
+            if self.on_end:
+                self.on_end(error)
             self._chunks.put_nowait(error)
 
     async def chunks(self) -> AsyncIterator[bytes]:

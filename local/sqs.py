@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
+    from local.metrics import Metrics
     from local.template import Queue, Subscription
     from local.wire import Connection
 
@@ -75,6 +76,10 @@ class MessageQueue:
         del self._messages[message.id]
         (self._folder / f"{message.id}.json").unlink()
 
+    def age_s(self) -> float:
+        """Of the oldest message."""
+        return max((time.time() - message.sent for message in self._messages.values()), default=0)
+
     def wait_s(self) -> float | None:
         """Until the next message is visible; None if there is none."""
         return min((message.visible - time.time() for message in self._messages.values()), default=None)
@@ -99,6 +104,13 @@ class Sqs:
     ) -> None:
         self.queues = {queue.name: MessageQueue(queue, data / queue.name) for queue in queues}
         self._invoke, self._log = invoke, log
+
+    def measure(self, metrics: Metrics) -> None:
+        """Let the queues be read as CloudWatch reads them."""
+        for name, queue in self.queues.items():
+            dimensions = {"QueueName": name}
+            metrics.gauge("AWS/SQS", "ApproximateNumberOfMessagesVisible", dimensions, queue.__len__)
+            metrics.gauge("AWS/SQS", "ApproximateAgeOfOldestMessage", dimensions, queue.age_s)
 
     async def handle(self, connection: Connection) -> None:
         """Answer one call of the API: SendMessage."""

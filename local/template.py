@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from local.cloudformation import ACCOUNT, REGION, Stack, Unresolved, read
+from local.cloudformation import ACCOUNT, NO_VALUE, REGION, Stack, Unresolved, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +25,10 @@ class Function:
     timeout_s: float
     memory_mb: int
     environment: Mapping[str, str]
+    reserved: int | None = None
+    """Invocations that it may have at once (ReservedConcurrentExecutions)."""
+    failures: str | None = None
+    """The queue of the events that it failed at, of those that nobody waits for (EventInvokeConfig)."""
 
     @property
     def arn(self) -> str:
@@ -95,16 +99,20 @@ class Template:
     schedules: list[Schedule] = field(default_factory=list)
     queues: list[Queue] = field(default_factory=list)
     subscriptions: list[Subscription] = field(default_factory=list)
+    api_name: str = ""
+    stage_name: str = ""
     gateway_responses: dict[str, Any] = field(default_factory=dict)
     binary_types: list[str] = field(default_factory=list)
 
 
-def load(path: Path, address: str) -> Template:
-    """Read a SAM template; queues get URLs under `address`.
+def load(path: Path, address: str, parameters: Mapping[str, str] | None = None) -> Template:
+    """Read a SAM template; queues get URLs under `address`, and `parameters` come before their defaults.
 
     A variable of a function that names something which is not here, such as a secret's ARN, is left out.
     """
     document = read(path)
+    for name, value in (parameters or {}).items():
+        document["Parameters"][name]["Default"] = value
     resources: Mapping[str, Any] = document["Resources"]
     stack = Stack(document, _attributes(resources, address))
     template = Template()
@@ -119,6 +127,8 @@ def load(path: Path, address: str) -> Template:
                 template.queues.append(_queue(name, properties, stack))
             case "AWS::Serverless::Api":
                 merged = _with_globals(document.get("Globals", {}).get("Api", {}), properties)
+                api = {"api_name": stack.resolve(merged.get("Name", name)), "stage_name": merged["StageName"]}
+                template = replace(template, **api)
                 template.gateway_responses.update(stack.resolve(merged.get("GatewayResponses", {})))
                 template.binary_types.extend(merged.get("BinaryMediaTypes", ()))
     return template
@@ -162,6 +172,9 @@ def _with_globals(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str
 
 
 def _function(name: str, properties: Mapping[str, Any], stack: Stack, root: Path) -> Function:
+    reserved = stack.resolve(properties.get("ReservedConcurrentExecutions", NO_VALUE))
+    aside = properties.get("EventInvokeConfig", {}).get("DestinationConfig", {}).get("OnFailure", {})
+    failures = stack.resolve(aside).get("Destination")
     return Function(
         name=name,
         handler=stack.resolve(properties["Handler"]),
@@ -169,6 +182,8 @@ def _function(name: str, properties: Mapping[str, Any], stack: Stack, root: Path
         timeout_s=float(stack.resolve(properties.get("Timeout", 3))),
         memory_mb=int(stack.resolve(properties.get("MemorySize", 128))),
         environment=dict(_variables(properties["Environment"]["Variables"], stack)),
+        reserved=None if reserved is NO_VALUE else int(reserved),
+        failures=_queue_name(failures) if failures else None,
     )
 
 

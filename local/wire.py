@@ -27,6 +27,8 @@ class Connection:
         self.lines: list[tuple[str, str]] = []
         """The header lines of the request, spelled as the client did."""
         self.trailers: dict[str, str] = {}
+        self.status: int | None = None
+        """Of the response to the request, once it has begun."""
         self._reader, self._writer, self._http = reader, writer, h11.Connection(h11.SERVER)
 
     @property
@@ -47,6 +49,7 @@ class Connection:
         request = await self._event()
         if not isinstance(request, h11.Request):
             return False
+        self.status = None
         self.method, self.target = request.method.decode(), request.target.decode()
         raw = request.headers.raw_items()
         self.lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
@@ -64,6 +67,7 @@ class Connection:
 
     async def start(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """Begin a response; without a content-length it is chunked."""
+        self.status = status
         lines = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
         await self._send(h11.Response(status_code=status, headers=lines))
 

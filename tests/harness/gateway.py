@@ -354,13 +354,15 @@ async def gateway(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 
 @asynccontextmanager
-async def on_lambda(database: Database, queues: Path, **environment: str) -> AsyncIterator[OnLambda]:
+async def on_lambda(
+    database: Database, queues: Path, parameters: Mapping[str, str] | None = None, /, **environment: str
+) -> AsyncIterator[OnLambda]:
     """A gateway on the local Lambda; without another transport in `environment`, its functions use postgres."""
     log: list[str] = []
     secrets = {name: os.environ[name] for name in ("KEY_PEPPERS", "SEALING_KEYS")}
     own = {"STAGE": "dev", **secrets, "CORE_SECRET_ARN": "", "PROVIDERS_SECRET_ARN": "", "BILLING_SECRET_ARN": ""}
     variables = {"DATABASE_URL": with_password(database.service), **own, **environment}
-    aws = LocalLambda(TEMPLATE, variables, queues, lambda function, line: log.append(f"{function} {line}"))
+    aws = LocalLambda(TEMPLATE, variables, queues, lambda function, line: log.append(f"{function} {line}"), parameters)
     async with books_of(database) as books:
         running = OnLambda(await aws.start(), books, aws, log)
         try:
