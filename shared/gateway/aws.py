@@ -45,6 +45,7 @@ def account(environ: Mapping[str, str]) -> Account:
         endpoints={
             service: environ[name]
             for service, name in (
+                ("events", "AWS_ENDPOINT_URL_EVENTS"),
                 ("sqs", "AWS_ENDPOINT_URL_SQS"),
                 ("secretsmanager", "AWS_ENDPOINT_URL_SECRETS_MANAGER"),
             )

@@ -1,7 +1,8 @@
 """The outbox: events on their way to others, each to each of its receivers, at least once, under an id that stays.
 
-By mail to users (gateway.letters says which events), by webhook to their programs (POST /user/webhooks), and security
-alerts to ALERT_WEBHOOK_URL. What is not set up is left as it is; events of kinds that nobody sends stay where they are.
+By mail to users (gateway.letters says which events), by webhook to their programs (POST /user/webhooks); to the
+operator security alerts by webhook (ALERT_WEBHOOK_URL), and all that happened on his bus (EVENT_BUS_NAME). What is
+not set up is left as it is; events of kinds that nobody sends stay where they are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from gateway import database, letters, mail, money, sealing, telemetry
+from gateway import database, event_bus, letters, mail, money, sealing, telemetry
 from gateway.posting import Undelivered, post, signed
 from gateway.settings import Secret, settings
 
@@ -62,6 +63,8 @@ def _ways() -> Mapping[str, Deliver]:
         ways["mail"] = _deliver_mail
     if settings.sealing_keys:
         ways["webhook"] = _deliver_to_webhook
+    if settings.event_bus:
+        ways["bus"] = _deliver_to_bus
     return ways
 
 
@@ -126,6 +129,11 @@ async def _deliver(
 ) -> None:
     body = msgspec.json.encode({"type": delivery["event"], "timestamp": delivery["created_at"], "data": told})
     await post(client, url, body, signed(secret, f"evt_{delivery['event_id']}", int(time.time()), body))
+
+
+async def _deliver_to_bus(_client: httpx.AsyncClient, delivery: Delivery) -> None:
+    """To the operator's event bus. Raises Undelivered."""
+    await event_bus.put(delivery["event_id"], delivery["event"], delivery["created_at"], delivery["payload"])
 
 
 async def _deliver_mail(client: httpx.AsyncClient, delivery: Delivery) -> None:

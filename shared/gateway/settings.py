@@ -104,6 +104,8 @@ class Settings(msgspec.Struct, frozen=True):
     portkey_provider: str | None
     portkey_virtual_key: Secret | None
     settlement_queue_url: str | None
+    event_bus: str | None
+    """The name of the EventBridge bus that domain events go to."""
     public_url: str
     """Where users find this gateway; sent to OpenRouter as HTTP-Referer."""
     sealing_keys: list[Secret]
@@ -164,6 +166,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         portkey_provider=names.get("PORTKEY_PROVIDER") or None,
         portkey_virtual_key=_secret(names, "PORTKEY_VIRTUAL_KEY"),
         settlement_queue_url=names.get("SETTLEMENT_QUEUE_URL") or None,
+        event_bus=names.get("EVENT_BUS_NAME") or None,
         public_url=names.get("PUBLIC_URL") or "http://localhost",
         sealing_keys=_sealing_keys(names.get("SEALING_KEYS", "")),
         privy=_privy(names),

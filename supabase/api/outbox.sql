@@ -15,6 +15,16 @@ returns text[] language sql immutable as $$
                'key.leaked', 'key.paused', 'payment.paid', 'payment.refunded']
 $$;
 
+-- The events that go to the operator's bus: all that happened, but for letters and what is in them.
+create function api.bus_events()
+returns text[] language sql immutable as $$
+  select array['user.created', 'user.suspended', 'user.restored', 'user.deleted', 'role.assigned', 'plan.assigned', 'key.created',
+               'key.rotated', 'key.rotation_due', 'key.deleted', 'key.leaked', 'key.paused', 'credits.granted', 'credits.expired',
+               'balance.low', 'balance.spent', 'spend.burst', 'trial.started', 'trial.ending', 'trial.ended', 'payment.paid',
+               'payment.failed', 'payment.canceled', 'payment.disagreeing', 'payment.refunded', 'payment.disputed',
+               'payment.dispute_lost', 'payment.dispute_won', 'webhook.disabled', 'security.alert']
+$$;
+
 -- Which preference decides whether an event is mailed; null: it always is.
 create function api.preference_of(event text)
 returns text language sql immutable as $$
@@ -42,7 +52,8 @@ begin
   return jsonb_build_object(
     'mail', case when channels ? 'mail' then api.fan_out_mail(most) else 0 end,
     'webhook', case when channels ? 'webhook' then api.fan_out_webhooks(most) else 0 end,
-    'alert', case when channels ? 'alert' then api.fan_out_alerts(most) else 0 end);
+    'alert', case when channels ? 'alert' then api.fan_out_alerts(most) else 0 end,
+    'bus', case when channels ? 'bus' then api.fan_out_bus(most) else 0 end);
 end $$;
 grant execute on function api.fan_out to gateway_jobs, service_role;
 
@@ -102,12 +113,29 @@ returns bigint language sql as $$
   select count(*) from made
 $$;
 
--- Who receives a delivery at this moment: {address, name, preference} of a mail, {url, sealed} of a webhook, {} of the operator;
+-- To the operator's bus; who turns it on gets the events of the last three days.
+create function api.fan_out_bus(most integer)
+returns bigint language sql as $$
+  with taken as (
+    update gateway.outbox o set to_bus = false where o.id in (
+      select x.id from gateway.outbox x where x.to_bus and x.event = any (api.bus_events())
+       order by x.id limit most for no key update skip locked)
+    returning o.*
+  ), made as (
+    insert into gateway.deliveries (event_id, channel, target)
+    select t.id, 'bus', 0 from taken t where t.created_at > clock_timestamp() - interval '3 days' order by t.id
+    on conflict do nothing returning 1
+  )
+  select count(*) from made
+$$;
+
+-- Who receives a delivery at this moment: {address, name, preference} of a mail, {url, sealed} of a webhook, {} of the operator's webhook and bus;
 -- null when nobody does any more.
 create function api.receiver(channel text, target bigint, event text, payload jsonb)
 returns jsonb language sql stable as $$
   select case receiver.channel
     when 'alert' then '{}'::jsonb
+    when 'bus' then '{}'::jsonb
     when 'mail' then (
       select jsonb_build_object('address', m.address, 'name', coalesce(nullif(u.display_name, ''), u.username),
                                 'preference', api.preference_of(receiver.event))
