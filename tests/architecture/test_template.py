@@ -144,6 +144,18 @@ def test_the_exec_wrapper_can_be_executed() -> None:
     assert (ROOT / "layers/streaming/serve").stat().st_mode & 0o111 == 0o111
 
 
+@pytest.mark.parametrize("stage", ["dev", "staging", "production"])
+def test_samconfig_s_parameters_are_the_template_s(source: Resource, stage: str) -> None:
+    """SAM passes on whatever it is given, and CloudFormation refuses it after the upload."""
+    config = tomllib.loads((ROOT / "samconfig.toml").read_text())[stage]["deploy"]["parameters"]
+    given = dict(pair.split("=", 1) for pair in config["parameter_overrides"])
+    assert given["Stage"] == stage
+    assert config["stack_name"] == f"gatewayz-{stage}"
+    for name, value in given.items():
+        allowed = source["Parameters"][name].get("AllowedValues")
+        assert allowed is None or value in [str(each) for each in allowed], name
+
+
 def test_a_stack_has_room_left(resources: dict[str, Resource]) -> None:
     assert len(resources) < MOST_RESOURCES * 0.9
 
@@ -163,6 +175,11 @@ def test_a_function_with_an_alias_is_published_anew_with_its_layers() -> None:
     )
     assert len(before) == len(after) == 2
     assert not before & after
+
+
+def test_the_api_is_made_when_it_may_write_logs(resources: dict[str, Resource]) -> None:
+    (api,) = [each for each in resources.values() if each["Type"] == "AWS::ApiGateway::RestApi"]
+    assert "ApiGatewayAccount" in api["DependsOn"]
 
 
 def test_the_api_is_throttled_and_logs_no_path(resources: dict[str, Resource]) -> None:
