@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help run mail job openapi check test clients bench scale build lock deploy clean
+.PHONY: help run mail job operator openapi check test clients bench scale build lock deploy clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -22,6 +22,9 @@ mail: $(RUN) ## every mail that is sent to users, with invented data, to look at
 
 job: $(RUN) ## run one scheduled job now, on the gateway that runs here; NAME=refresh_ranking, or another
 	@PYTHONPATH=shared $(BIN)/python -m local.job "$(NAME)"
+
+operator: $(RUN) ## an operator's user and key, for a database that has none; NAME=…
+	@PYTHONPATH=shared $(BIN)/python -m local.operator "$(NAME)"
 
 openapi: $(RUN) ## the whole API as an OpenAPI document, on standard output
 	@STAGE=dev KEY_PEPPERS=v1:of-nobody-at-all STRIPE_SECRET_KEY=sk STRIPE_WEBHOOK_SECRET=wh DATABASE_URL=postgresql://nowhere PYTHONPATH=shared:functions $(BIN)/python -m local.openapi
