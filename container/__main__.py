@@ -23,8 +23,8 @@ import uvicorn
 from container.app import app
 from gateway import telemetry
 
-KEEP_ALIVE_S = 75
-"""A connection without a request stays open for longer than load balancers keep theirs (60 s, mostly): who closes first
+KEEP_ALIVE_S = 95
+"""A connection without a request stays open for longer than load balancers keep theirs (60 to 90 s): who closes first
 may cut a request that is on its way."""
 ACCEPTING_S = 0.1
 """What was accepted as the port closed is a connection after this."""
