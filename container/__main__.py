@@ -10,7 +10,6 @@ client is. Without it nobody's does: a client could write itself into a key's li
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from container import logs
 from container.app import app
 from gateway import telemetry
 
@@ -55,18 +55,6 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-class Lines(logging.Handler):
-    """What libraries log, among our own lines: by type and place, as their texts may hold what must not be read."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        if error is None:
-            place = f"{record.filename}:{record.lineno}"
-            telemetry.log("library_failed", level=record.levelname, library=record.name, place=place)
-        else:
-            telemetry.failure("library_failed", error, library=record.name)
-
-
 def proxies() -> str | None:
     """Whose X-Forwarded-For is believed. Exits where it would be everybody's."""
     named = os.environ.get("FORWARDED_ALLOW_IPS", "").strip()
@@ -86,7 +74,7 @@ def listener(port: int) -> socket.socket:
 
 def main() -> None:
     """Serve until told to stop."""
-    logging.basicConfig(handlers=[Lines()], level=logging.ERROR)
+    logs.collect()
     believed = proxies()
     config = uvicorn.Config(
         app,
