@@ -69,5 +69,5 @@ async def connections(_: Router) -> AsyncIterator[None]:
 
 
 own = Router(redirect_slashes=False, lifespan=connections)
-"""Routes that only a container has: own.add_route(path, endpoint)."""
+"""Routes that only a container has, and the 404 of all others."""
 app = Groups(groups(), Edge(own, own.routes))

@@ -8,7 +8,10 @@ import re
 import httpx
 import pytest
 
-from container.app import GROUPS, app
+from starlette import routing
+from starlette.responses import Response
+
+from container.app import GROUPS, app, own
 from local.template import Route, load
 from tests.architecture.functions import ENVIRONMENT, ROOT
 from tests.container.process import started
@@ -36,6 +39,15 @@ async def test_what_no_group_serves_is_the_ordinary_404(path: str):
     body = response.json()
     assert (response.status_code, body["error"]["code"]) == (404, "not_found")
     assert response.headers["x-request-id"] == body["request_id"]
+
+
+async def test_a_container_can_have_routes_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(own, "routes", [routing.Route("/of-its-own", lambda _: Response("here"))])
+    async with listening(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        answers = [await client.get("/of-its-own"), await client.post("/of-its-own"), await client.get("/ping")]
+    assert [answer.status_code for answer in answers] == [200, 405, 200]
+    assert (answers[0].text, "x-request-id" in answers[0].headers) == ("here", True)
+    assert answers[1].json()["error"]["code"] == "method_not_allowed"
 
 
 async def test_a_group_without_its_settings_is_left_out_and_the_others_serve():
