@@ -77,13 +77,13 @@ class Process:
 
 
 @asynccontextmanager
-async def started(*command: str, cwd: Path = ROOT, **environment: str) -> AsyncIterator[Process]:
+async def started(*command: str, **environment: str) -> AsyncIterator[Process]:
     """A program with these settings; killed at the end of the block if it has not ended by itself."""
     secrets = {name: os.environ[name] for name in ("KEY_PEPPERS", "SEALING_KEYS")}
     own = {"STAGE": "dev", "PATH": os.environ["PATH"], "PYTHONPATH": PYTHONPATH, "PORT": "0"}
     running = await asyncio.create_subprocess_exec(
         *(command or (sys.executable, "-m", "container")),
-        cwd=cwd,
+        cwd=ROOT,
         env=own | secrets | environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -7,7 +7,6 @@ import re
 
 import httpx
 import pytest
-
 from starlette import routing
 from starlette.responses import Response
 

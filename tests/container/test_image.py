@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -93,7 +92,7 @@ def test_it_stops_as_it_should_and_is_nobody_in_particular(image: Stage):
 
 async def test_it_serves_from_a_file_system_that_it_cannot_write(image: Stage, database: Database):
     settings = image.variables() | {"PORT": "0", "DATABASE_URL": with_password(database.service)}
-    async with started(*image.starting(*image.command), cwd=Path("/"), **settings) as process:
+    async with started(*image.starting(*image.command), **settings) as process:
         port = (await process.logged("listening"))["port"]
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"http://127.0.0.1:{port}/health")
@@ -115,7 +114,7 @@ def health(image: Stage, port: int) -> int:
 async def test_it_runs_the_schedules(image: Stage):
     nowhere = provider("openrouter", "http://127.0.0.1:1") | provider("chutes", "http://127.0.0.1:1")
     line = image.starting(*image.command[:2], "container.jobs")
-    async with started(*line, cwd=Path("/"), **image.variables(), **nowhere, DATABASE_URL=NOBODY) as process:
+    async with started(*line, **image.variables(), **nowhere, DATABASE_URL=NOBODY) as process:
         await process.logged("schedules_started")
         process.signal(signal.SIGTERM)
         assert await process.ended() == 0
