@@ -25,6 +25,7 @@ from tests.harness.gateway import (
     usage,
     with_password,
 )
+from tests.runtime.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tests.harness.postgres import Database
 
 STREAMS = 40
-REQUESTS = 400
+REQUESTS = 200
 CLIENTS = 25
 
 
@@ -72,11 +73,7 @@ async def streams(container: InContainer, patient: Patient, count: int) -> Async
     """Streams that have begun, and go on when the provider does."""
     await container.books.execute("update gateway.plans set concurrency = null, requests_per_minute = null")
     asked = [asyncio.create_task(container.stream(model=GPT)) for _ in range(count)]
-
-    async def begun() -> bool:
-        return patient.asked == count
-
-    await eventually(begun)
+    await until(lambda: patient.asked == count)
     yield asked
     await asyncio.gather(*asked)
 
@@ -191,11 +188,7 @@ async def test_under_load_a_request_is_answered_whole_or_was_never_taken(databas
         await container.books.execute("update gateway.plans set concurrency = null, requests_per_minute = null")
         crowd = Crowd(container)
         clients = [asyncio.create_task(crowd.ask(keep=keep)) for _ in range(CLIENTS)]
-
-        async def busy() -> bool:
-            return crowd.answered >= REQUESTS
-
-        await eventually(busy)
+        await until(lambda: crowd.answered >= REQUESTS)
         container.process.signal(signal.SIGTERM)
         await asyncio.gather(*clients)
         assert await container.process.ended() == 0

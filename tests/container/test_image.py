@@ -31,7 +31,7 @@ PLANTED = (
     "local/notes.txt",
 )
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".aws-sam", ".gateway", "*_cache", ".hypothesis", "node_modules")
-MOST_MB = 160
+MOST_MB = 140
 UNCHECKED_HASH = b"\1\0\0\0"
 
 
