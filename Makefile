@@ -58,6 +58,7 @@ deploy: build ## build, then ask and deploy to your AWS account; STAGE=dev, stag
 lock: $(BIN)/uv ## resolve pyproject.toml again, to releases at least a week old
 	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
 	$(LOCK) pyproject.toml --group run --constraint requirements/dev.txt --output-file requirements/run.txt
+	$(LOCK) pyproject.toml --group container --constraint requirements/dev.txt --output-file requirements/container.txt
 	$(LOCK) pyproject.toml --constraint requirements/dev.txt --output-file layers/dependencies/requirements.txt
 	echo litellm | $(LOCK) - --output-file requirements/litellm.txt
 	echo uv | $(LOCK) - --output-file requirements/uv.txt

@@ -63,10 +63,11 @@ def handler(event: dict[str, Any], context: Any) -> Any:
     """Run one job, or book a batch of settlements and name those to deliver again. Raises KeyError for no such job."""
     if "Records" in event:
         return process_partial_response(event, _book, _processor, context)
-    return _runner.run(_run(event["job"]))
+    return _runner.run(run(event["job"]))
 
 
-async def _run(name: str) -> Any:
+async def run(name: str) -> Any:
+    """Run one job, and log what it says. Raises what the job does, and KeyError for no such job."""
     result = await JOBS[name]()
     telemetry.log("job_done", job=name, result=result)
     return result

@@ -191,8 +191,8 @@ async def test_the_clock_rotates_a_key_and_its_owner_fetches_the_secret_once(gat
     await gateway.books.execute(
         "update gateway.api_keys set rotated_at = now() - interval '30 days' where id = $1", told["id"]
     )
-    assert await jobs._run("rotate_keys") == {"rotated": 1}
-    assert await jobs._run("rotate_keys") == {"rotated": 0}
+    assert await jobs.run("rotate_keys") == {"rotated": 1}
+    assert await jobs.run("rotate_keys") == {"rotated": 0}
     assert (await send(gateway, "GET", f"{KEYS}/{told['id']}")).json()["key"]["has_secret_to_fetch"]
     fetched = (await send(gateway, "POST", path)).json()["api_key"]
     for key in (told["api_key"], fetched):

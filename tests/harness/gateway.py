@@ -15,12 +15,7 @@ import httpx
 import pytest
 import uvicorn
 
-from account.handler import app as account
-from admin.handler import app as admin
-from auth.handler import app as auth
-from billing.handler import app as billing
-from catalog.handler import app as catalog
-from chat.handler import app as chat
+from container.app import app
 from gateway import database as door
 from gateway import outbound, providers, settings, sse
 from gateway.database import Failure
@@ -28,16 +23,12 @@ from gateway.database.postgres import Postgres
 from gateway.providers.base import Provider
 from gateway.providers.sandbox import Sandbox
 from gateway.scopes import Scope
-from health.handler import app as health
-from history.handler import app as history
 from local import seed
 from local.aws_lambda import LocalLambda
-from stripe_webhook.handler import app as stripe_webhook
 from tests.harness.builders import dump
-from trials.handler import app as trials
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from tests.harness.postgres import Database
 
@@ -50,17 +41,6 @@ NOBODY = f"postgresql://gateway:{DATABASE_PASSWORD}@127.0.0.1:1/gateway"
 """A port where nothing listens."""
 CANARY = "kanari-0f6e1d"
 """Stands for a secret: it is where nobody may read it."""
-GROUPS = {
-    "/v1/models": catalog, "/models": catalog, "/catalog": catalog, "/ranking": catalog,
-    "/v1/credits": account, "/v1/key": account, "/v1/generation": account,
-    "/user": account, "/auth": auth,
-    "/unsubscribe": account,
-    "/chat": history, "/v1/chat/sessions": history, "/v1/chat/search": history, "/v1/chat/stats": history,
-    "/coupons": account, "/referral": account, "/admin": admin, "/create": admin, "/plans/assign": admin,
-    "/health": health, "/ping": health, "/api/stripe/webhook": stripe_webhook, "/api/stripe": billing,
-    "/plans": billing,
-    "/user/plan": billing, "/user/auto-top-up": billing, "/trials/convert": billing, "/trial": trials,
-}  # fmt: skip
 PROVIDER_KEY = "a-key-of-the-gateways-own-with-a-provider"
 GPT = "openai/gpt-4o-mini"
 """Of the seed's models, one that openrouter offers, and after it portkey."""
@@ -73,13 +53,6 @@ async def eventually[T](found: Callable[[], Awaitable[T]]) -> T:
         while not (value := await found()):  # noqa: ASYNC110 - the database has no events
             await asyncio.sleep(0.005)
     return value
-
-
-async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-    """Every group behind one address, as the REST API has them."""
-    known = [path for path in GROUPS if scope["path"].startswith(path)]
-    group = GROUPS[max(known, key=len)] if known else chat
-    await group(scope, receive, send)
 
 
 @asynccontextmanager
