@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help run mail job openapi check test clients bench scale build lock deploy clean
+.PHONY: help run mail job openapi migrate check test clients bench scale build lock deploy clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -25,6 +25,9 @@ job: $(RUN) ## run one scheduled job now, on the gateway that runs here; NAME=re
 
 openapi: $(RUN) ## the whole API as an OpenAPI document, on standard output
 	@STAGE=dev KEY_PEPPERS=v1:of-nobody-at-all STRIPE_SECRET_KEY=sk STRIPE_WEBHOOK_SECRET=wh DATABASE_URL=postgresql://nowhere PYTHONPATH=shared:functions $(BIN)/python -m local.openapi
+
+migrate: $(RUN) ## bring the database of DATABASE_URL to this schema, whole or not at all; PLAN=1 only says what it would do
+	@PYTHONPATH=shared $(BIN)/python -m local.migrate
 
 check: $(DEV) ## everything that can be said without running it: format, types, imports, template
 	$(BIN)/ruff format --check .

@@ -106,8 +106,11 @@ async def _database(home: Home) -> AsyncIterator[tuple[str, str]]:
 
 async def _prepared(home: Home, url: str) -> dict[str, str]:
     """Bring the schema up to date and give the developer's keys, made at the first run."""
-    for version in await schema.apply(url):
-        say(f"Applied migration {version}")
+    try:
+        for version in await schema.apply(url):
+            say(f"Applied migration {version}")
+    except schema.Unfit as reason:
+        sys.exit(f"The schema cannot be applied. {reason}")
     if url.endswith(f"/{DATABASE}"):
         await schema.admit_functions(url)
     os.environ |= home.settings() | {"DATABASE_URL": url}
