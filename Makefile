@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help run mail job openapi migrate check test clients bench scale build lock deploy clean
+.PHONY: help run mail job openapi migrate logins check test clients bench scale build lock deploy clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -28,6 +28,9 @@ openapi: $(RUN) ## the whole API as an OpenAPI document, on standard output
 
 migrate: $(RUN) ## bring the database of DATABASE_URL to this schema, whole or not at all; PLAN=1 only says what it would do
 	@PYTHONPATH=shared $(BIN)/python -m local.migrate
+
+logins: $(DEV) ## a password for each function's database role, anew; STAGE and DATABASE_URL say where
+	@PYTHONPATH=shared $(BIN)/python -m local.logins $(STAGE)
 
 check: $(DEV) ## everything that can be said without running it: format, types, imports, template
 	$(BIN)/ruff format --check .

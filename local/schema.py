@@ -98,6 +98,11 @@ async def admit_functions(url: str) -> None:
         await connection.close()
 
 
+def role(group: str) -> str:
+    """The database role that a group's function logs in as."""
+    return f"gateway_{group}"
+
+
 def included(script: Path) -> str:
     r"""A psql script with its `\i` and `\ir` files in place and its other backslash commands left out."""
     return "\n".join(_lines(script))

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,16 +51,22 @@ NOBODY = f"postgresql://gateway:{DATABASE_PASSWORD}@127.0.0.1:1/gateway"
 """A port where nothing listens."""
 CANARY = "kanari-0f6e1d"
 """Stands for a secret: it is where nobody may read it."""
+APPS = {
+    "account": account, "admin": admin, "auth": auth, "billing": billing, "catalog": catalog, "chat": chat,
+    "health": health, "history": history, "stripe_webhook": stripe_webhook, "trials": trials,
+}  # fmt: skip
+serving = ContextVar("serving", default="jobs")
+"""The group whose request it is; a job where it is none."""
 GROUPS = {
-    "/v1/models": catalog, "/models": catalog, "/catalog": catalog, "/ranking": catalog,
-    "/v1/credits": account, "/v1/key": account, "/v1/generation": account,
-    "/user": account, "/auth": auth,
-    "/unsubscribe": account,
-    "/chat": history, "/v1/chat/sessions": history, "/v1/chat/search": history, "/v1/chat/stats": history,
-    "/coupons": account, "/referral": account, "/admin": admin, "/create": admin, "/plans/assign": admin,
-    "/health": health, "/ping": health, "/api/stripe/webhook": stripe_webhook, "/api/stripe": billing,
-    "/plans": billing,
-    "/user/plan": billing, "/user/auto-top-up": billing, "/trials/convert": billing, "/trial": trials,
+    "/v1/models": "catalog", "/models": "catalog", "/catalog": "catalog", "/ranking": "catalog",
+    "/v1/credits": "account", "/v1/key": "account", "/v1/generation": "account",
+    "/user": "account", "/auth": "auth",
+    "/unsubscribe": "account",
+    "/chat": "history", "/v1/chat/sessions": "history", "/v1/chat/search": "history", "/v1/chat/stats": "history",
+    "/coupons": "account", "/referral": "account", "/admin": "admin", "/create": "admin", "/plans/assign": "admin",
+    "/health": "health", "/ping": "health", "/api/stripe/webhook": "stripe_webhook", "/api/stripe": "billing",
+    "/plans": "billing",
+    "/user/plan": "billing", "/user/auto-top-up": "billing", "/trials/convert": "billing", "/trial": "trials",
 }  # fmt: skip
 PROVIDER_KEY = "a-key-of-the-gateways-own-with-a-provider"
 GPT = "openai/gpt-4o-mini"
@@ -78,8 +85,9 @@ async def eventually[T](found: Callable[[], Awaitable[T]]) -> T:
 async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
     """Every group behind one address, as the REST API has them."""
     known = [path for path in GROUPS if scope["path"].startswith(path)]
-    group = GROUPS[max(known, key=len)] if known else chat
-    await group(scope, receive, send)
+    group = GROUPS[max(known, key=len)] if known else "chat"
+    serving.set(group)
+    await APPS[group](scope, receive, send)
 
 
 @asynccontextmanager
@@ -103,18 +111,18 @@ async def listening(served: Any) -> AsyncIterator[str]:
 
 
 class Line:
-    """The gateway's line to its database: what is called is counted. Functions named in `cut` are not reached; of those
-    in `deaf` the next answer is lost, and what they did is not; those in `failing` fail in the database, and those in
-    `broken` before it, as nobody foresaw.
+    """The gateway's line to its database, as the group logs in that is serving: what is called is counted. Functions
+    named in `cut` are not reached; of those in `deaf` the next answer is lost, and what they did is not; those in
+    `failing` fail in the database, and those in `broken` before it, as nobody foresaw.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, database: Database) -> None:
         self.calls: list[str] = []
         self.cut: set[str] = set()
         self.deaf: set[str] = set()
         self.broken: set[str] = set()
         self.failing: set[str] = set()
-        self._sound, self._dead = Postgres(url), Postgres(NOBODY)
+        self._database, self._sound, self._dead = database, dict[str, Postgres](), Postgres(NOBODY)
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         self.calls.append(name)
@@ -122,15 +130,20 @@ class Line:
             raise RuntimeError(f"something about {CANARY}")
         if name in self.failing:
             raise Failure("XX000", CANARY)
-        answer = await (self._dead if name in self.cut else self._sound).call(name, arguments)
+        answer = await (self._dead if name in self.cut else self._of(serving.get())).call(name, arguments)
         if name in self.deaf:
             self.deaf.remove(name)
             raise Failure("08006", "connection lost")
         return answer
 
     async def close(self) -> None:
-        await self._sound.close()
-        await self._dead.close()
+        for transport in (*self._sound.values(), self._dead):
+            await transport.close()
+
+    def _of(self, group: str) -> Postgres:
+        if group not in self._sound:
+            self._sound[group] = Postgres(with_password(self._database.login(group)))
+        return self._sound[group]
 
 
 def event(payload: Any) -> bytes:
@@ -339,7 +352,7 @@ async def books_of(database: Database) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 async def gateway(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcess]:
     """A gateway in this process; the sandbox answers, and whom a test connects."""
-    line = Line(with_password(database.service))
+    line = Line(database)
     available: dict[str, Provider] = {"sandbox": Sandbox()}
     monkeypatch.setattr(providers, "available", lambda: available)
     door.use(line)
@@ -354,13 +367,19 @@ async def gateway(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 
 @asynccontextmanager
-async def on_lambda(database: Database, queues: Path, **environment: str) -> AsyncIterator[OnLambda]:
-    """A gateway on the local Lambda; without another transport in `environment`, its functions use postgres."""
+async def on_lambda(
+    database: Database,
+    queues: Path,
+    environment: Mapping[str, str] | None = None,
+    own: Callable[[str], Mapping[str, str]] | None = None,
+) -> AsyncIterator[OnLambda]:
+    """A gateway on the local Lambda, whose groups have `own` settings: their roles' logins, unless told otherwise."""
     log: list[str] = []
     secrets = {name: os.environ[name] for name in ("KEY_PEPPERS", "SEALING_KEYS")}
-    own = {"STAGE": "dev", **secrets, "CORE_SECRET_ARN": "", "PROVIDERS_SECRET_ARN": "", "BILLING_SECRET_ARN": ""}
-    variables = {"DATABASE_URL": with_password(database.service), **own, **environment}
-    aws = LocalLambda(TEMPLATE, variables, queues, lambda function, line: log.append(f"{function} {line}"))
+    arns = dict.fromkeys(settings.SECRETS, "")
+    login = own or (lambda group: {"DATABASE_URL": with_password(database.login(group))})
+    variables = {"STAGE": "dev", **secrets, **arns, **(environment or {})}
+    aws = LocalLambda(TEMPLATE, variables, queues, lambda function, line: log.append(f"{function} {line}"), login)
     async with books_of(database) as books:
         running = OnLambda(await aws.start(), books, aws, log)
         try:

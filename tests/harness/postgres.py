@@ -34,7 +34,11 @@ class Database(msgspec.Struct, frozen=True):
     admin: str
     """As the operator, a superuser."""
     service: str
-    """As the functions log in: `gateway`, a member of service_role."""
+    """As all functions may log in: `gateway`, a member of service_role."""
+
+    def login(self, group: str) -> str:
+        """As one function logs in, with the role of its group."""
+        return self.admin.replace("//postgres@", f"//{schema.role(group)}@")
 
     async def execute(self, script: str) -> None:
         """Runs a script as the operator."""
