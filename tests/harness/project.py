@@ -1,18 +1,20 @@
-"""A project of SQL of a test's own, and an empty database for it."""
+"""A project of SQL of a test's own with an empty database, and servers as new Supabase projects have them."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
 from local import postgres, schema
+from tests.harness.postgres import SUPABASE_ROLES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 
@@ -24,6 +26,32 @@ async def dump(url: str) -> list[str]:
     text, _ = await process.communicate()
     assert process.returncode == 0
     return [line for line in text.decode().splitlines() if not line.startswith("\\")]
+
+
+@contextmanager
+def supabase(binaries: Path, data: Path) -> Iterator[str]:
+    """A server like a new Supabase project; the address of its operator, who is no superuser there."""
+    server = postgres.Server(binaries, data, durable=False)
+    server.start()
+    try:
+        asyncio.run(_prepare(server.url()))
+        yield server.url(user="operator")
+    finally:
+        server.stop()
+
+
+async def _prepare(url: str) -> None:
+    """The roles of https://github.com/supabase/postgres (migrations/db), as far as a migration meets them."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(SUPABASE_ROLES)
+        await connection.execute("create role operator login createrole createdb bypassrls")
+        # since 16 who may create roles may not give away every other
+        admin = "with admin option" if connection.get_server_version().major >= 16 else ""
+        await connection.execute(f"grant anon, authenticated, service_role to operator {admin}")
+        await connection.execute("alter database postgres owner to operator")
+    finally:
+        await connection.close()
 
 
 class Project:
