@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tests.harness.project import Project
 
 SERVERS = list(dict.fromkeys([binaries(), *postgres.found()]))
+LOGINS = "20261125000005_logins.sql"
 ROOT = schema.SUPABASE.parent
 OPEN = "00000000-0000-0000-0000-00000000000a"
 SETTLED = "00000000-0000-0000-0000-00000000000b"
@@ -65,6 +67,31 @@ def test_an_empty_database_of_each_postgres_here(server_binaries: Path, tmp_path
         assert asyncio.run(schema.apply(url)) == []
         for login in (schema.role("health"), "authenticator"):
             assert asyncio.run(health(url.replace("//operator@", f"//{login}@"))) is True
+
+
+@pytest.mark.parametrize("server_binaries", SERVERS, ids=lambda folder: folder.parts[-2])
+def test_databases_of_one_server_may_be_migrated_at_once(
+    server_binaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Roles are the whole server's: here each finds them without logins at the same time."""
+    monkeypatch.setattr(schema, "LOCK_TIMEOUT_MS", 60_000)  # they do wait for each other
+    before = tmp_path / "before"
+    shutil.copytree(schema.SUPABASE / "migrations", before / "migrations", ignore=lambda *_: [LOGINS])
+    with supabase(server_binaries, tmp_path / "data") as url:
+        asyncio.run(at_once(url, before))
+
+
+async def at_once(url: str, before: Path) -> None:
+    """Three databases take the migration of logins together."""
+    operator = await asyncpg.connect(url)
+    urls = [f"{url.rpartition('/')[0]}/at_once_{number}" for number in range(3)]
+    for each in urls:
+        await operator.execute(f"create database {each.rpartition('/')[2]}")
+        await schema.apply(each, before)
+    done = await asyncio.gather(*(schema.apply(each) for each in urls))
+    assert done == [[LOGINS.partition("_")[0]]] * len(urls)
+    assert [await health(each.replace("//operator@", "//gateway_health@")) for each in urls] == [True] * len(urls)
+    await operator.close()
 
 
 async def health(url: str) -> Any:
