@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from chat.handler import app
 from local import seed
 from tests.harness.gateway import (
     DONE,
@@ -19,6 +18,7 @@ from tests.harness.gateway import (
     InProcess,
     OnLambda,
     answer,
+    app,
     delta,
     eventually,
     finish,

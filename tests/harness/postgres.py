@@ -107,7 +107,8 @@ async def _make_template(server: postgres.Server) -> None:
 
 async def _violations(url: str) -> list[tuple[str, str]]:
     """Rules of the ledger that the database breaks, with what breaks them."""
-    connection = await asyncpg.connect(url)
+    # whatever a test has set for its database
+    connection = await asyncpg.connect(url, server_settings={"statement_timeout": "0"})
     try:
         if not await connection.fetchval("select to_regclass('gateway.ledger_violations') is not null"):
             return []
