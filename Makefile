@@ -4,12 +4,14 @@ BIN := .venv/bin
 RUN := .venv/run.installed
 DEV := .venv/dev.installed
 STAGE ?= dev
+ON_EACH_POSTGRES := tests/database tests/properties/test_ledger.py tests/properties/test_books.py \
+	tests/local/test_schema.py tests/local/test_migrate.py
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock" --exclude-newer "7 days"
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help run mail job operator openapi check test clients bench scale build lock deploy clean
+.PHONY: help run mail job operator openapi migrate logins check test versions clients bench scale build lock deploy clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -29,6 +31,12 @@ operator: $(RUN) ## an operator's user and key, for a database that has none; NA
 openapi: $(RUN) ## the whole API as an OpenAPI document, on standard output
 	@STAGE=dev KEY_PEPPERS=v1:of-nobody-at-all STRIPE_SECRET_KEY=sk STRIPE_WEBHOOK_SECRET=wh DATABASE_URL=postgresql://nowhere PYTHONPATH=shared:functions $(BIN)/python -m local.openapi
 
+migrate: $(RUN) ## bring the database of DATABASE_URL to this schema, whole or not at all; PLAN=1 only says what it would do
+	@PYTHONPATH=shared $(BIN)/python -m local.migrate
+
+logins: $(DEV) ## a password for each function's database role, anew; STAGE and DATABASE_URL say where
+	@PYTHONPATH=shared $(BIN)/python -m local.logins $(STAGE)
+
 check: $(DEV) ## everything that can be said without running it: format, types, imports, template
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -39,6 +47,10 @@ check: $(DEV) ## everything that can be said without running it: format, types, 
 
 test: $(DEV) ## all tests, on a real Postgres and real Lambda processes
 	$(BIN)/pytest -q
+
+versions: $(DEV) tests/versions/node_modules ## what concerns the database, on each Postgres that Supabase runs; needs Node
+	@for postgres in $(CURDIR)/tests/versions/node_modules/*/native/bin; do \
+		POSTGRES_BIN=$$postgres $(BIN)/pytest -q $(ON_EACH_POSTGRES) || exit 1; done
 
 clients: $(DEV) .venv/litellm.installed tests/clients/outside/node_modules ## what needs Node or another environment, on make run
 	$(BIN)/pytest -q -m clients tests/clients
@@ -76,6 +88,12 @@ clean: ## remove what can be made again; your local database in .gateway stays
 .venv/litellm.installed: requirements/litellm.txt $(BIN)/uv
 	@$(BIN)/uv venv --quiet --python $(BIN)/python .venv/litellm
 	@$(BIN)/uv pip install --quiet --python .venv/litellm --require-hashes --requirement $<
+	@touch $@
+
+# npm runs no scripts of packages; these make the links that a package cannot hold
+tests/versions/node_modules: tests/versions/package-lock.json
+	@cd tests/versions && npm ci --silent --ignore-scripts
+	@for package in tests/versions/node_modules/*; do (cd $$package && node scripts/hydrate-symlinks.js); done
 	@touch $@
 
 tests/clients/outside/node_modules: tests/clients/outside/package-lock.json

@@ -15,9 +15,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 import uvicorn
@@ -47,6 +48,18 @@ and go on with docs/accounts.md and docs/money.md.
 """
 
 
+type Own = Callable[[str], dict[str, str]]
+"""The settings that only the function of a group has."""
+
+
+class Place(NamedTuple):
+    """A database: its operator's address, and for each group of functions the address and the role."""
+
+    operator: str
+    url: Callable[[str], str]
+    role: Callable[[str], str]
+
+
 def say(line: str) -> None:
     """Tell the person who waits."""
     print(line, flush=True)
@@ -59,17 +72,18 @@ async def main(folder: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     home = Home(folder)
     async with AsyncExitStack() as stack:
-        operator_url, functions_url = await stack.enter_async_context(_database(home))
-        keys = await _prepared(home, operator_url)
-        transport = await stack.enter_async_context(_transport(home, operator_url, functions_url))
+        place = await stack.enter_async_context(_database(home))
+        keys = await _prepared(home, place.operator)
+        transport = await stack.enter_async_context(_transport(home, place))
         issuer = await stack.enter_async_context(_issuer())
         stripe = await stack.enter_async_context(_stripe())
         paid = stripe.settings() if stripe else {}
         mail = await stack.enter_async_context(_mailbox(home))
-        address = await stack.enter_async_context(_gateway(home, home.settings() | transport | issuer | paid | mail))
+        settings = home.settings() | issuer | paid | mail
+        address = await stack.enter_async_context(_gateway(home, settings, transport))
         if stripe:
             stripe.webhook = f"{address}/api/stripe/webhook"
-        env = {"GATEWAY_URL": address, "OPENAI_BASE_URL": f"{address}/v1", **keys, "DATABASE_URL": operator_url}
+        env = {"GATEWAY_URL": address, "OPENAI_BASE_URL": f"{address}/v1", **keys, "DATABASE_URL": place.operator}
         if issuer:
             env["GATEWAY_SIGN_IN"] = issuer["PRIVY_BASE_URL"]
         if mail:
@@ -83,13 +97,13 @@ async def main(folder: Path) -> None:
 
 
 @asynccontextmanager
-async def _database(home: Home) -> AsyncIterator[tuple[str, str]]:
-    """The database's address for its operator and for the functions: DATABASE_URL's, else a server of our own."""
+async def _database(home: Home) -> AsyncIterator[Place]:
+    """The database of DATABASE_URL, as who logs in there, else one of our own, where each function has its role."""
     given = os.environ.get("DATABASE_URL")
     # a shell that has read .gateway/env names our own server of the last run, which is not running any more
     if given and given != home.env().get("DATABASE_URL"):
         say("Using the database of DATABASE_URL …")
-        yield given, given
+        yield Place(given, lambda _: given, lambda _: "service_role")
         return
     say("Starting Postgres …" if home.database.exists() else f"Making a Postgres in {home.folder.name}/ …")
     server = postgres.Server(postgres.binaries(), home.database, _free_port(FIRST_DATABASE_PORT))
@@ -99,17 +113,18 @@ async def _database(home: Home) -> AsyncIterator[tuple[str, str]]:
         if not await connection.fetchval("select true from pg_database where datname = $1", DATABASE):
             await connection.execute(f"create database {DATABASE}")
         await connection.close()
-        yield server.url(DATABASE), server.url(DATABASE, schema.FUNCTIONS_LOGIN)
+        yield Place(server.url(DATABASE), lambda group: server.url(DATABASE, schema.role(group)), schema.role)
     finally:
         await asyncio.to_thread(server.stop)
 
 
 async def _prepared(home: Home, url: str) -> dict[str, str]:
     """Bring the schema up to date and give the developer's keys, made at the first run."""
-    for version in await schema.apply(url):
-        say(f"Applied migration {version}")
-    if url.endswith(f"/{DATABASE}"):
-        await schema.admit_functions(url)
+    try:
+        for version in await schema.apply(url):
+            say(f"Applied migration {version}")
+    except schema.Unfit as reason:
+        sys.exit(f"The schema cannot be applied. {reason}")
     os.environ |= home.settings() | {"DATABASE_URL": url}
     from local import seed  # noqa: PLC0415 - it reads the settings, which had to be there first
 
@@ -123,15 +138,19 @@ async def _prepared(home: Home, url: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def _transport(home: Home, operator_url: str, functions_url: str) -> AsyncIterator[dict[str, str]]:
-    """The settings of the database transport: postgres, or supabase through a door of our own."""
+async def _transport(home: Home, place: Place) -> AsyncIterator[Own]:
+    """A group's settings of the database transport: postgres, or supabase through a door of our own."""
     if os.environ.get("TRANSPORT", "postgres") != "supabase":
-        yield {"DATABASE_URL": functions_url}
+        yield lambda group: {"DATABASE_URL": place.url(group)}
         return
     secret = home.secret("JWT_SECRET")
-    async with _served(postgrest.app(operator_url, secret)) as address:
+    async with _served(postgrest.app(place.operator, secret)) as address:
         say(f"Supabase's RPC door is at {address}")
-        yield {"DATABASE_URL": "", "SUPABASE_URL": address, "SUPABASE_SERVICE_KEY": postgrest.service_key(secret)}
+        yield lambda group: {
+            "DATABASE_URL": "",
+            "SUPABASE_URL": address,
+            "SUPABASE_SERVICE_KEY": postgrest.service_key(secret, place.role(group)),
+        }
 
 
 @asynccontextmanager
@@ -206,14 +225,14 @@ class _Door(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _gateway(home: Home, environment: dict[str, str]) -> AsyncIterator[str]:
+async def _gateway(home: Home, environment: dict[str, str], own: Own) -> AsyncIterator[str]:
     """The functions and their API on PORT, or on the first free port from FIRST_PORT."""
     say("Starting the functions of template.yaml …")
     chosen = os.environ.get("PORT")
     ports = [int(chosen)] if chosen else range(FIRST_PORT, FIRST_PORT + TRIED_PORTS)
     for port in ports:
         here = {"API_URL": f"http://127.0.0.1:{port}"}
-        aws = LocalLambda(ROOT / "template.yaml", here | environment, home.folder / "queues")
+        aws = LocalLambda(ROOT / "template.yaml", here | environment, home.folder / "queues", own=own)
         try:
             address = await aws.start(port)
             break

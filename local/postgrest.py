@@ -73,10 +73,10 @@ def app(url: str, secret: str) -> Starlette:
     return Starlette(lifespan=lifespan, routes=[Route("/rest/v1/rpc/{function}", rpc, methods=["POST"])])
 
 
-def service_key(secret: str) -> str:
-    """A token for the role service_role, good for ten years, like the key that Supabase gives to servers."""
+def service_key(secret: str, role: str = "service_role") -> str:
+    """A token for a role, good for ten years, like the key for service_role that Supabase gives to servers."""
     now = int(time.time())
-    claims = {"iss": "supabase", "role": "service_role", "iat": now, "exp": now + 10 * YEAR_S}
+    claims = {"iss": "supabase", "role": role, "iat": now, "exp": now + 10 * YEAR_S}
     return jwt.encode(claims, secret, "HS256")
 
 

@@ -35,6 +35,11 @@ class Function:
         return f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{self.name}"
 
     @property
+    def group(self) -> str:
+        """The package of its handler."""
+        return self.handler.partition(".")[0]
+
+    @property
     def streams(self) -> bool:
         """Whether an exec wrapper puts our runtime in the place of the stock one."""
         return "AWS_LAMBDA_EXEC_WRAPPER" in self.environment

@@ -1,7 +1,8 @@
 """The gateway's settings: the only reader of the environment, once, at import. What is incomplete fails here, by name.
 
-In AWS the secret ones come from Secrets Manager: CORE_SECRET_ARN, PROVIDERS_SECRET_ARN and BILLING_SECRET_ARN each name
-one JSON object whose members are the variables below. Elsewhere the same names are read from the environment itself.
+In AWS the secret ones come from Secrets Manager: CORE_SECRET_ARN, PROVIDERS_SECRET_ARN, BILLING_SECRET_ARN and
+LOGIN_SECRET_ARN each name one JSON object whose members are the variables below. A later one's win over an earlier
+one's, as a function's own DATABASE_URL over the core's. Elsewhere the same names are read from the environment itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ PROVIDERS = ("openrouter", "portkey", "featherless", "chutes")
 LOCAL_OR_HTTPS = ("https://", "http://127.0.0.1:", "http://localhost:")
 FERNET_KEY = re.compile(r"[0-9A-Za-z_-]{43}=")
 SENDER = re.compile(r"[^\s@<>]+@[^\s@<>]+|[^<>@\r\n]+ <[^\s@<>]+@[^\s@<>]+>")
+SECRETS = ("CORE_SECRET_ARN", "PROVIDERS_SECRET_ARN", "BILLING_SECRET_ARN", "LOGIN_SECRET_ARN")
 GITHUB_SCANNER_KEYS = "https://api.github.com/meta/public_keys/secret_scanning"
 LOG_LEVELS: Mapping[str, int] = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -144,7 +146,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     """
     account = aws.account(environ)
     names = dict(environ)
-    for variable in ("CORE_SECRET_ARN", "PROVIDERS_SECRET_ARN", "BILLING_SECRET_ARN"):
+    for variable in SECRETS:
         if arn := environ.get(variable):
             names |= aws.secret(account, arn)
     stage = names.get("STAGE", "")

@@ -46,7 +46,7 @@ begin
   return 'null'::jsonb;
 end $$;
 grant execute on function api.record_refusal to gateway_auth, gateway_chat, gateway_catalog, gateway_account, gateway_admin,
-  service_role;
+  gateway_billing, gateway_history, gateway_trials, service_role;
 
 -- Audit entries with their places in the chain, the last first, those before `cursor`: by whom, about whom, what, about what, and
 -- when, where that is given.

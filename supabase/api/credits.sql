@@ -272,7 +272,7 @@ begin
   end if;
   return jsonb_build_object('released', was.id is not null);
 end $$;
-grant execute on function api.release to gateway_chat, gateway_jobs, service_role;
+grant execute on function api.release to gateway_chat, service_role;
 
 -- Ends an open hold without a charge, as 'released' or 'expired', and returns it; an empty row when it was not open.
 create function api.let_go(hold_id uuid, user_id bigint, state text)

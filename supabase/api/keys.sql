@@ -68,7 +68,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     from api.verify(key_id, key_hashes, ip, referer, scope) c
 $$;
 grant execute on function api.authenticate to gateway_auth, gateway_chat, gateway_catalog, gateway_account, gateway_admin,
-  service_role;
+  gateway_billing, gateway_history, gateway_trials, service_role;
 
 -- What a key spent since the start of its present limit_reset period (UTC days, weeks from Monday, months), in nano-dollars.
 create function api.spent(key_id bigint, period text)

@@ -248,7 +248,7 @@ returns jsonb language sql security definer set search_path = '' as $$
   select jsonb_build_object('is_done', coalesce(
     (select e.worked_at is not null from gateway.stripe_events e where e.id = receive_event.id), false))
 $$;
-grant execute on function api.receive_event to gateway_stripe_webhook, gateway_jobs, service_role;
+grant execute on function api.receive_event to gateway_stripe_webhook, service_role;
 
 -- Ends events, with what came of them.
 create function api.end_events(event_ids jsonb, payment_id bigint, outcome text)

@@ -24,7 +24,7 @@ begin
   end if;
   return api.plan_shown(p);
 end $$;
-grant execute on function api.plan to gateway_billing, gateway_admin, service_role;
+grant execute on function api.plan to gateway_billing, service_role;
 
 -- A user's plan, the default one when he has none, and what of its days' and months' limits is used.
 create function api.plan_of(user_id bigint)

@@ -59,7 +59,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     left join gateway.rate_limit_buckets b on b.scope = 'user' and b.id = t.user_id and b.month = (t.started_at at time zone 'utc')::date
    where t.user_id = trial_of.user_id
 $$;
-grant execute on function api.trial_of to gateway_trials, gateway_account, service_role;
+grant execute on function api.trial_of to gateway_trials, service_role;
 
 -- Who pays is on trial no longer: the trial's limits end, what is left of its credits stays until its end. The caller has locked the
 -- user.

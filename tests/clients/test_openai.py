@@ -6,6 +6,7 @@ import asyncio
 import json
 from contextlib import AsyncExitStack
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -13,7 +14,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from gateway.money import NANO
-from local import postgrest
+from local import postgrest, schema
 from tests.harness.gateway import GPT, Gateway, InProcess, answer, on_lambda
 from tests.harness.upstream import Upstream, whole
 from tests.harness.web import served
@@ -49,12 +50,15 @@ async def client(gateway: InProcess) -> AsyncIterator[AsyncOpenAI]:
 async def lambdas(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> AsyncIterator[Gateway]:
     """The gateway on the local Lambda, with each transport."""
     async with AsyncExitStack() as stack:
-        environment = {}
+        own = None
         if request.param == "supabase":
-            url = stack.enter_context(served(postgrest.app(database.admin, SECRET)))
-            key = postgrest.service_key(SECRET)
-            environment = {"DATABASE_URL": "", "SUPABASE_URL": url, "SUPABASE_SERVICE_KEY": key}
-        yield await stack.enter_async_context(on_lambda(database, tmp_path, **environment))
+            own = partial(through, stack.enter_context(served(postgrest.app(database.admin, SECRET))))
+        yield await stack.enter_async_context(on_lambda(database, tmp_path, own=own))
+
+
+def through(url: str, group: str) -> dict[str, str]:
+    """A group's settings of the supabase transport: a token of its role."""
+    return {"SUPABASE_URL": url, "SUPABASE_SERVICE_KEY": postgrest.service_key(SECRET, schema.role(group))}
 
 
 def customer(gateway: Gateway, **options: Any) -> AsyncOpenAI:

@@ -17,7 +17,7 @@ from jobs.handler import JOBS
 from local.template import Schedule, load
 from tests.container.process import Process, started
 from tests.harness.builders import Connection, a_caller, a_request
-from tests.harness.gateway import NOBODY, Line, eventually, provider, with_password
+from tests.harness.gateway import NOBODY, Line, eventually, provider, serving, with_password
 from tests.runtime.waiting import until
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def jobs_with(address: str, **environment: str) -> AsyncIterator[Process]:
 @pytest.fixture
 async def line(database: Database) -> AsyncIterator[Line]:
     """This process's line to the test's database."""
-    opened = Line(with_password(database.service))
+    opened = Line(database)
     door.use(opened)
     yield opened
     await door.close()
@@ -59,7 +59,9 @@ async def locked(operator: Connection) -> AsyncIterator[None]:
 
 async def overdue(operator: Connection) -> None:
     """A hold whose time is over."""
+    chatting = serving.set("chat")
     await door.call("authorize", **a_request(await a_caller(operator)))
+    serving.reset(chatting)
     await operator.execute("update gateway.credit_holds set expires_at = now()")
 
 

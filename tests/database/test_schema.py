@@ -11,8 +11,11 @@ import asyncpg
 import msgspec
 import pytest
 
+from gateway import database as door
+from gateway import errors
+from gateway.database.postgres import Postgres
 from tests.database.grants import MAY_EXECUTE
-from tests.harness.builders import a_caller, a_settlement
+from tests.harness.builders import Caller, a_caller, a_settlement
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,6 +42,11 @@ ROLES = STRANGERS | {
 """Every role but the tables' owner; `gateway` is how the functions log in here."""
 
 SERVICE = {"service_role", "gateway"}
+
+LOGINS = {role.removeprefix("gateway_") for role in ROLES if role.startswith("gateway_")}
+
+OPEN = "00000000-0000-0000-0000-00000000000a"
+STATUS = {"user_id": 1, "status": "suspended", "reason": "", "actor": {"name": "nobody"}}
 
 FUNCTIONS = """
 select p.proname as name, p.prosecdef as is_definer, coalesce(p.proconfig, '{}') as settings, p.prosrc as source,
@@ -103,6 +111,25 @@ async def test_the_service_cannot_read_a_table(operator: Connection, functions: 
     for statement in ("set role gateway_owner", "select gateway.refuse_change()", "create table api.mine ()"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await functions.execute(statement)
+
+
+@pytest.mark.parametrize("group", sorted(LOGINS))
+async def test_who_logs_in_as_a_function_does_what_it_may_and_nothing_else(database: Database, group: str) -> None:
+    settlement = "settle", a_settlement(Caller(1, 1, "", ""), OPEN)
+    foreign, arguments = ("set_user_status", STATUS) if group in {"chat", "jobs"} else settlement
+    door.use(Postgres(database.login(group)))
+    with pytest.raises(errors.InternalError) as refused:
+        await door.call(foreign, **arguments)
+    await door.close()
+    assert isinstance(refused.value.__cause__, door.Failure)
+    assert refused.value.__cause__.code == "42501"
+    connection = await asyncpg.connect(database.login(group))
+    assert await connection.fetchval("show statement_timeout") == "9s"
+    assert await connection.fetchval("show idle_in_transaction_session_timeout") == "10s"
+    for statement in ("table gateway.users", "set role gateway_owner", "set role service_role", "create table mine ()"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    await connection.close()
 
 
 async def test_each_function_is_its_named_roles_alone(operator: Connection) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from chat.handler import app
 from local import seed
 from tests.harness.gateway import (
     DONE,
@@ -19,6 +18,7 @@ from tests.harness.gateway import (
     InProcess,
     OnLambda,
     answer,
+    app,
     delta,
     eventually,
     finish,
@@ -147,7 +147,7 @@ async def test_cancelled_at_each_await(gateway: InProcess, upstream: Upstream, *
 async def function(database: Database, upstream: Upstream, tmp_path: Path) -> AsyncIterator[OnLambda]:
     """The chat function in a process that can be killed; its provider sends a token and then waits."""
     upstream.will(streamed(delta("One"), Fault.STALL))
-    async with on_lambda(database, tmp_path, **provider("openrouter", upstream.url)) as running:
+    async with on_lambda(database, tmp_path, provider("openrouter", upstream.url)) as running:
         yield running
 
 

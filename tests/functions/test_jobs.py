@@ -28,7 +28,7 @@ type Invoke = Callable[[dict[str, Any]], Any]
 @pytest.fixture
 async def invoke(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Invoke]:
     """The handler as the stock runtime calls it: outside any event loop, with the database of this test."""
-    own = msgspec.structs.replace(settings, database_url=Secret(database.service))
+    own = msgspec.structs.replace(settings, database_url=Secret(database.login("jobs")))
     monkeypatch.setattr("gateway.settings.settings", own)
 
     async def invoke(event: dict[str, Any]) -> Any:

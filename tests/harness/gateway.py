@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import socket
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ import httpx
 import pytest
 import uvicorn
 
-from container.app import app
+from container import app as container
 from gateway import database as door
 from gateway import outbound, providers, settings, sse
 from gateway.database import Failure
@@ -28,7 +30,7 @@ from local.aws_lambda import LocalLambda
 from tests.harness.builders import dump
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 
     from tests.harness.postgres import Database
 
@@ -41,6 +43,9 @@ NOBODY = f"postgresql://gateway:{DATABASE_PASSWORD}@127.0.0.1:1/gateway"
 """A port where nothing listens."""
 CANARY = "kanari-0f6e1d"
 """Stands for a secret: it is where nobody may read it."""
+serving = ContextVar("serving", default="jobs")
+"""The group whose request it is; a job where it is none."""
+NAMES = {importlib.import_module(f"{name}.handler").app: name for name in container.GROUPS}
 PROVIDER_KEY = "a-key-of-the-gateways-own-with-a-provider"
 GPT = "openai/gpt-4o-mini"
 """Of the seed's models, one that openrouter offers, and after it portkey."""
@@ -53,6 +58,13 @@ async def eventually[T](found: Callable[[], Awaitable[T]]) -> T:
         while not (value := await found()):  # noqa: ASYNC110 - the database has no events
             await asyncio.sleep(0.005)
     return value
+
+
+async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+    """Every group behind one address, each by its own login to the database."""
+    group = container.app.serving(scope["path"])
+    serving.set(NAMES.get(group, "jobs"))
+    await group(scope, receive, send)
 
 
 @asynccontextmanager
@@ -76,18 +88,18 @@ async def listening(served: Any) -> AsyncIterator[str]:
 
 
 class Line:
-    """The gateway's line to its database: what is called is counted. Functions named in `cut` are not reached; of those
-    in `deaf` the next answer is lost, and what they did is not; those in `failing` fail in the database, and those in
-    `broken` before it, as nobody foresaw.
+    """The gateway's line to its database, as the group logs in that is serving: what is called is counted. Functions
+    named in `cut` are not reached; of those in `deaf` the next answer is lost, and what they did is not; those in
+    `failing` fail in the database, and those in `broken` before it, as nobody foresaw.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, database: Database) -> None:
         self.calls: list[str] = []
         self.cut: set[str] = set()
         self.deaf: set[str] = set()
         self.broken: set[str] = set()
         self.failing: set[str] = set()
-        self._sound, self._dead = Postgres(url), Postgres(NOBODY)
+        self._database, self._sound, self._dead = database, dict[str, Postgres](), Postgres(NOBODY)
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         self.calls.append(name)
@@ -95,15 +107,20 @@ class Line:
             raise RuntimeError(f"something about {CANARY}")
         if name in self.failing:
             raise Failure("XX000", CANARY)
-        answer = await (self._dead if name in self.cut else self._sound).call(name, arguments)
+        answer = await (self._dead if name in self.cut else self._of(serving.get())).call(name, arguments)
         if name in self.deaf:
             self.deaf.remove(name)
             raise Failure("08006", "connection lost")
         return answer
 
     async def close(self) -> None:
-        await self._sound.close()
-        await self._dead.close()
+        for transport in (*self._sound.values(), self._dead):
+            await transport.close()
+
+    def _of(self, group: str) -> Postgres:
+        if group not in self._sound:
+            self._sound[group] = Postgres(with_password(self._database.login(group)))
+        return self._sound[group]
 
 
 def event(payload: Any) -> bytes:
@@ -312,7 +329,7 @@ async def books_of(database: Database) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 async def gateway(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcess]:
     """A gateway in this process; the sandbox answers, and whom a test connects."""
-    line = Line(with_password(database.service))
+    line = Line(database)
     available: dict[str, Provider] = {"sandbox": Sandbox()}
     monkeypatch.setattr(providers, "available", lambda: available)
     door.use(line)
@@ -328,14 +345,21 @@ async def gateway(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 @asynccontextmanager
 async def on_lambda(
-    database: Database, queues: Path, parameters: Mapping[str, str] | None = None, /, **environment: str
+    database: Database,
+    queues: Path,
+    environment: Mapping[str, str] | None = None,
+    own: Callable[[str], Mapping[str, str]] | None = None,
+    parameters: Mapping[str, str] | None = None,
 ) -> AsyncIterator[OnLambda]:
-    """A gateway on the local Lambda; without another transport in `environment`, its functions use postgres."""
+    """A gateway on the local Lambda, whose groups have `own` settings: their roles' logins, unless told otherwise."""
     log: list[str] = []
     secrets = {name: os.environ[name] for name in ("KEY_PEPPERS", "SEALING_KEYS")}
-    own = {"STAGE": "dev", **secrets, "CORE_SECRET_ARN": "", "PROVIDERS_SECRET_ARN": "", "BILLING_SECRET_ARN": ""}
-    variables = {"DATABASE_URL": with_password(database.service), **own, **environment}
-    aws = LocalLambda(TEMPLATE, variables, queues, lambda function, line: log.append(f"{function} {line}"), parameters)
+    arns = dict.fromkeys(settings.SECRETS, "")
+    login = own or (lambda group: {"DATABASE_URL": with_password(database.login(group))})
+    variables = {"STAGE": "dev", **secrets, **arns, **(environment or {})}
+    aws = LocalLambda(
+        TEMPLATE, variables, queues, lambda function, line: log.append(f"{function} {line}"), login, parameters
+    )
     async with books_of(database) as books:
         running = OnLambda(await aws.start(), books, aws, log)
         try:

@@ -34,7 +34,11 @@ class Database(msgspec.Struct, frozen=True):
     admin: str
     """As the operator, a superuser."""
     service: str
-    """As the functions log in: `gateway`, a member of service_role."""
+    """As all functions may log in: `gateway`, a member of service_role."""
+
+    def login(self, group: str) -> str:
+        """As one function logs in, with the role of its group."""
+        return self.admin.replace("//postgres@", f"//{schema.role(group)}@")
 
     async def execute(self, script: str) -> None:
         """Runs a script as the operator."""
@@ -103,7 +107,8 @@ async def _make_template(server: postgres.Server) -> None:
 
 async def _violations(url: str) -> list[tuple[str, str]]:
     """Rules of the ledger that the database breaks, with what breaks them."""
-    connection = await asyncpg.connect(url)
+    # whatever a test has set for its database
+    connection = await asyncpg.connect(url, server_settings={"statement_timeout": "0"})
     try:
         if not await connection.fetchval("select to_regclass('gateway.ledger_violations') is not null"):
             return []

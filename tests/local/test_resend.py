@@ -95,7 +95,7 @@ async def test_resends_own_client_is_served(resend: tuple[Resend, httpx.AsyncCli
 
 
 async def test_the_job_mails_from_its_own_process(database: Database, mailbox: Mailbox, tmp_path: Path):
-    async with on_lambda(database, tmp_path / "queues", **mailbox.settings(mailbox.address)) as gateway:
+    async with on_lambda(database, tmp_path / "queues", mailbox.settings(mailbox.address)) as gateway:
         assert await gateway.aws.invoke("JobsFunction", {"job": "send_outbox"}) == {"sent": 2, "failed": 0}
     assert [subject for _, subject in mailbox.taken] == ["A new API key for your account"] * 2
     assert f"{gateway.user_id}.key_events" in "".join(mail["mail"]["text"] for mail in mailbox.mails)

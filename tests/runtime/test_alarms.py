@@ -158,8 +158,8 @@ def test_every_alarm_is_provoked_here():
 
 @pytest.mark.parametrize("name", PROVOKED)
 async def test_what_an_alarm_is_for_raises_it(database: Database, tmp_path: Path, name: str):
-    away = {"DATABASE_URL": NOBODY} if name == "DatabaseFailures" else {}
-    async with on_lambda(database, tmp_path, {"ReservedConcurrency": "true"}, **away) as gateway:
+    away = (lambda _: {"DATABASE_URL": NOBODY}) if name == "DatabaseFailures" else None
+    async with on_lambda(database, tmp_path, own=away, parameters={"ReservedConcurrency": "true"}) as gateway:
         if not away:
             assert (await gateway.ask()).status_code == 200
             await gateway.ended()

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from container.app import app
 from gateway import keys
 from tests.functions.test_errors import error_of
-from tests.harness.gateway import HELLO, InProcess
+from tests.harness.gateway import HELLO, InProcess, app
 from tests.security.matrix import BODIES, SCOPES, spelled
 
 if TYPE_CHECKING:

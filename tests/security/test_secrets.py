@@ -125,7 +125,7 @@ async def test_in_no_table(gateway: InProcess):
 
 async def test_in_no_log_of_a_function(database: Database, upstream: Upstream, tmp_path: Path):
     upstream.will(whole(UPSTREAM.encode(), 500), streamed(delta("Hi"), TOLD))
-    async with on_lambda(database, tmp_path, **provider("openrouter", upstream.url)) as gateway:
+    async with on_lambda(database, tmp_path, provider("openrouter", upstream.url)) as gateway:
         shown = [(await gateway.ask(model=GPT, messages=SAYING, stream=True)).text for _ in range(2)]
         shown.append((await gateway.client.get("/v1/key", headers=gateway.headers(key=gateway.key[:-1]))).text)
         shown.append((await gateway.client.get("/v1/key", headers=gateway.headers())).text)

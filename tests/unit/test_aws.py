@@ -93,7 +93,11 @@ def test_settings_come_from_the_secrets_they_point_to(cloud: str):
     core = {"DATABASE_URL": "postgresql://vault", "KEY_PEPPERS": "v1:a pepper from the vault"}
     arns = {
         variable: vault.create_secret(Name=variable, SecretString=msgspec.json.encode(members).decode())["ARN"]
-        for variable, members in (("CORE_SECRET_ARN", core), ("PROVIDERS_SECRET_ARN", {"CHUTES_API_KEY": CANARY}))
+        for variable, members in (
+            ("LOGIN_SECRET_ARN", {"DATABASE_URL": "postgresql://gateway_chat@vault"}),
+            ("CORE_SECRET_ARN", core),
+            ("PROVIDERS_SECRET_ARN", {"CHUTES_API_KEY": CANARY}),
+        )
     }
     loaded = settings.load(
         {
@@ -106,7 +110,7 @@ def test_settings_come_from_the_secrets_they_point_to(cloud: str):
         }
     )
     assert loaded.database_url
-    assert loaded.database_url.reveal() == "postgresql://vault"
+    assert loaded.database_url.reveal() == "postgresql://gateway_chat@vault"
     assert loaded.providers["chutes"].key.reveal() == CANARY
     assert CANARY not in repr(loaded)
 
