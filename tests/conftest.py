@@ -17,6 +17,7 @@ os.environ |= {
 
 pytest_plugins = [
     "tests.harness.postgres",
+    "tests.harness.built",
     "tests.harness.builders",
     "tests.harness.gateway",
     "tests.harness.issuer",
