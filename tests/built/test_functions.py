@@ -13,12 +13,10 @@ import pytest
 
 from gateway.money import NANO
 from tests.harness.events import event, stripe_event
-from tests.harness.gateway import Gateway, Told, books_of, eventually, seeded, with_password
+from tests.harness.gateway import Gateway, Told, with_password
 from tests.harness.rie import Emulated, parts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import httpx
 
     from tests.harness.built import Start
@@ -33,15 +31,6 @@ def variables(database: Database) -> dict[str, str]:
     return {"DATABASE_URL": with_password(database.service), "SETTLEMENT_QUEUE_URL": ""} | {
         name: os.environ[name] for name in secrets
     }
-
-
-@pytest.fixture
-async def customer(database: Database) -> AsyncIterator[Gateway]:
-    """A customer with $100, and the books; no address."""
-    async with books_of(database) as books:
-        known = Gateway("http://127.0.0.1:1", books)
-        async with seeded(known, database):
-            yield known
 
 
 def completion(customer: Gateway, **members: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Emulated:
     """A function under the emulator: `command` is its runtime, `environment` all that it finds set."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-        runtime, self.address = _free_addresses(2)
+        runtime, self.address = (f"127.0.0.1:{port}" for port in free_ports(2))
         self.process = subprocess.Popen(
             [
                 *(_emulator(), "--log-level", "error"),
@@ -64,9 +64,10 @@ def _emulator() -> Path:
     return Path(str(found[0].locate()))
 
 
-def _free_addresses(count: int) -> list[str]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{taken.getsockname()[1]}" for taken in sockets]
+    ports: list[int] = [taken.getsockname()[1] for taken in sockets]
     for taken in sockets:
         taken.close()
-    return addresses
+    return ports

@@ -6,6 +6,8 @@ is all that is asked of them.
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import os
 import shutil
 import subprocess
@@ -51,9 +53,9 @@ class Engine:
 
     @property
     def gateway(self) -> str:
-        """This machine's address as containers see it."""
-        told = self.docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
-        return told.stdout.decode().strip()
+        """This machine's address as containers see it: the first of their network."""
+        (network,) = json.loads(self.docker("network", "inspect", "bridge").stdout)
+        return str(ipaddress.ip_network(network["IPAM"]["Config"][0]["Subnet"])[1])
 
     def containers(self) -> set[str]:
         """SAM's containers that are there, running or not."""
