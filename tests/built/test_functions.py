@@ -7,19 +7,19 @@ import os
 import sys
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import pytest
 
 from gateway.money import NANO
-from tests.harness.events import event, stripe_event
+from tests.harness.events import a_job_ends_what_is_over, a_settlement_is_booked_once, event, stripe_event
 from tests.harness.gateway import Gateway, Told, with_password
-from tests.harness.rie import Emulated, parts
+from tests.harness.rie import parts
 
 if TYPE_CHECKING:
-    import httpx
+    from collections.abc import Awaitable, Callable, Mapping
 
     from tests.harness.built import Start
+    from tests.harness.events import Invoke
     from tests.harness.postgres import Database
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the emulator is a Linux program")
@@ -56,3 +56,45 @@ async def test_a_completion_is_streamed_and_paid(start: Start, variables: dict[s
     assert "Hello" in told.text
     assert told.usage is not None
     assert await spent(customer) == Decimal(str(told.usage["cost"])) > 0
+
+
+async def test_under_sam_local_a_stream_is_answered_in_one_piece(
+    start: Start, variables: dict[str, str], customer: Gateway
+):
+    chat = start("ChatFunction", **variables, AWS_SAM_LOCAL="true")
+    answered = chat.invoke(completion(customer, stream=True, stream_options={"include_usage": True}))
+    reply = answered.json()
+    assert reply["statusCode"] == 200
+    told = Told(answered, reply["body"].encode())
+    assert told.done
+    assert told.usage is not None
+    assert await spent(customer) == Decimal(str(told.usage["cost"])) > 0
+
+
+async def test_whether_it_works(start: Start, variables: dict[str, str], customer: Gateway):
+    asked = event("completion", OPENAI_API_KEY=customer.key) | {"path": "/health", "httpMethod": "GET", "body": None}
+    reply = start("HealthFunction", **variables).invoke(asked).json()
+    assert reply["statusCode"] == 200, reply
+
+
+async def test_an_event_of_stripes_is_taken_and_a_forged_one_is_not(
+    start: Start, variables: dict[str, str], customer: Gateway
+):
+    webhook = start("StripeWebhookFunction", **variables)
+    assert webhook.invoke(stripe_event("whsec_of_somebody_else")).json()["statusCode"] == 400
+    assert await customer.rows("select * from gateway.stripe_events") == []
+    assert webhook.invoke(stripe_event(variables["STRIPE_WEBHOOK_SECRET"])).json()["statusCode"] == 200
+    kept = await customer.rows("select id, outcome from gateway.stripe_events")
+    assert kept == [{"id": "evt_of_somebody_else", "outcome": "not ours"}]
+
+
+@pytest.mark.parametrize("drive", [a_job_ends_what_is_over, a_settlement_is_booked_once])
+async def test_work_that_nobody_asked_for_by_http(
+    start: Start, variables: dict[str, str], customer: Gateway, drive: Callable[[Invoke, Gateway], Awaitable[None]]
+):
+    jobs = start("JobsFunction", **variables)
+
+    async def invoke(_: str, event: Mapping[str, Any]) -> Any:
+        return jobs.invoke(event).json()
+
+    await drive(invoke, customer)

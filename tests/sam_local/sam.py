@@ -101,7 +101,8 @@ class _Log:
         assert self._process.stderr
         with self._process.stderr as lines:
             for line in lines:
-                print(line, end="", flush=True)
+                if not line.startswith("Mounting "):  # one for each of a hundred routes
+                    print(line, end="", flush=True)
                 self._tell(line)
         self._tell("")
 
