@@ -9,10 +9,10 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help run mail job openapi check test clients bench scale build lock deploy clean
+.PHONY: help run mail job openapi check test sam-local-test clients bench scale build lock deploy clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 run: $(RUN) ## the whole gateway on this machine; PORT=8080 and TRANSPORT=supabase choose
 	@PYTHONPATH=shared $(BIN)/python -m local
@@ -36,6 +36,9 @@ check: $(DEV) ## everything that can be said without running it: format, types, 
 
 test: $(DEV) ## all tests, on a real Postgres and real Lambda processes
 	$(BIN)/pytest -q
+
+sam-local-test: $(DEV) ## the same under sam local; needs Docker, or to be root on a Debian, and some minutes
+	$(BIN)/pytest -v -s -m sam_local tests/sam_local
 
 clients: $(DEV) .venv/litellm.installed tests/clients/outside/node_modules ## what needs Node or another environment, on make run
 	$(BIN)/pytest -q -m clients tests/clients

@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 import importlib.util
-import tomllib
+import re
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from tests.harness.built import merged
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.harness.built import Built
 
 ROOT = Path(__file__).parents[2]
-LAMBDA_LIMIT_BYTES = 250 * 2**20
+LIMIT_BYTES = 250_000_000
 """Of a function with its layers, unzipped: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html"""
 UNCHECKED_HASH = (1).to_bytes(4, "little")
 """The flags of bytecode that is used without a look at its source (PEP 552)."""
 
 
-def sources(built: Built) -> Iterator[Path]:
-    for path in built.folder.rglob("*.py"):
-        yield path
+def normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def modules(folder: Path) -> set[str]:
+    """The names that can be imported from a folder."""
+    return {path.name.partition(".")[0] for path in folder.iterdir() if path.suffix != ".dist-info"} - {"__pycache__"}
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def test_every_module_is_compiled_and_its_bytecode_is_not_questioned(built: Built):
-    modules = list(sources(built))
-    assert len(modules) > 1000
-    for module in modules:
-        compiled = Path(importlib.util.cache_from_source(str(module)))
-        assert compiled.exists(), module
-        assert compiled.read_bytes()[:8] == importlib.util.MAGIC_NUMBER + UNCHECKED_HASH, module
-    assert len(list(built.folder.rglob("*.pyc"))) == len(modules)
+    sources = list(built.folder.rglob("*.py"))
+    assert len(sources) > 1000
+    for source in sources:
+        compiled = Path(importlib.util.cache_from_source(str(source)))
+        assert compiled.exists(), source
+        assert compiled.read_bytes()[:8] == importlib.util.MAGIC_NUMBER + UNCHECKED_HASH, source
+    assert len(list(built.folder.rglob("*.pyc"))) == len(sources)
+
+
+def test_a_function_has_the_functions_code_and_its_layers_no_test_and_no_tool(built: Built):
+    groups = {path.parent.name for path in (ROOT / "functions").glob("*/handler.py")}
+    for name, function in built.functions.items():
+        assert modules(function.code) == groups, name
+    assert modules(built.folder / "GatewayLayer/python") == {"gateway"}
+    asked = (ROOT / "layers/dependencies/requirements.txt").read_text()
+    shipped = {normal(name) for name in re.findall(r"^([\w.-]+)==", asked, re.MULTILINE)}
+    come_from = packages_distributions()
+    for module in modules(built.folder / "DependenciesLayer/python"):
+        assert shipped & {normal(name) for name in come_from[module]}, module
+
+
+def test_a_function_with_its_layers_is_not_too_large(built: Built):
+    for name, function in built.functions.items():
+        assert size(function.code) + size(built.opt(name)) < LIMIT_BYTES, name

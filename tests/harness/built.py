@@ -8,12 +8,13 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from local import cloudformation, template
+from local import cloudformation
+from local.template import Function, load
 from tests.harness.rie import ARCHITECTURE, Emulated
 
 if TYPE_CHECKING:
@@ -36,8 +37,18 @@ class Built(msgspec.Struct, frozen=True):
         return self.folder / "template.yaml"
 
     @property
-    def functions(self) -> dict[str, template.Function]:
-        return {function.name: function for function in template.load(self.template, "http://127.0.0.1:1").functions}
+    def functions(self) -> dict[str, Function]:
+        return {function.name: function for function in load(self.template, "http://127.0.0.1:1").functions}
+
+    def opt(self, function: str) -> Path:
+        """A function's layers in one folder, as Lambda lays them out in /opt: later ones over earlier ones."""
+        layers = self.layers(function)
+        opt = self.folder.with_name("-".join(["opt", *(layer.name for layer in layers)]))
+        if not opt.exists():
+            for layer in layers:
+                shutil.copytree(layer, opt, copy_function=os.symlink, dirs_exist_ok=True)
+            _settle(opt / "serve")
+        return opt
 
     def layers(self, function: str) -> list[Path]:
         """The folders of a function's layers, in their order: the Globals' before its own."""
@@ -51,7 +62,7 @@ class Built(msgspec.Struct, frozen=True):
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The result of a build from clean."""
-    folder = tmp_path_factory.mktemp("built")
+    folder = tmp_path_factory.mktemp("sam") / "built"
     done = subprocess.run(
         [*SAM, "build", "--build-dir", str(folder), *PARAMETERS],
         cwd=ROOT,
@@ -71,13 +82,12 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start(built: Built, bare_python: Path, tmp_path: Path) -> Iterator[Start]:
+def start(built: Built, bare_python: Path) -> Iterator[Start]:
     """Starts a built function under AWS's emulator, with variables of its own; all end with the test."""
     started: list[Emulated] = []
 
     def one(name: str, **variables: str) -> Emulated:
-        opt = tmp_path / f"opt-{len(started)}"
-        started.append(_emulated(built, name, opt, str(bare_python), variables))
+        started.append(_emulated(built, name, str(bare_python), variables))
         return started[-1]
 
     try:
@@ -87,23 +97,20 @@ def start(built: Built, bare_python: Path, tmp_path: Path) -> Iterator[Start]:
             emulated.stop()
 
 
-def merged(layers: list[Path], opt: Path) -> Path:
-    """Layers in one folder, as Lambda lays them out in /opt."""
-    for layer in layers:
-        shutil.copytree(layer, opt, copy_function=_linked, dirs_exist_ok=True)
-    return opt
+def _settle(wrapper: Path) -> None:
+    """Let an exec wrapper know where its /opt is."""
+    if wrapper.exists():
+        text, mode = wrapper.read_text(), wrapper.stat().st_mode
+        assert text.count("/opt/") == 1
+        wrapper.unlink()
+        wrapper.write_text(text.replace("/opt/", f"{wrapper.parent}/"))
+        wrapper.chmod(mode)
 
 
-def _linked(source: str, target: str) -> None:
-    Path(target).hardlink_to(source)
-
-
-def _emulated(built: Built, name: str, opt: Path, python: str, variables: Mapping[str, str]) -> Emulated:
-    function = built.functions[name]
-    merged(built.layers(name), opt)
+def _emulated(built: Built, name: str, python: str, variables: Mapping[str, str]) -> Emulated:
+    function, opt = built.functions[name], built.opt(name)
     bootstrap = [python, "-m", "awslambdaric", function.handler]
-    command = [str(_wrapper(opt)), *bootstrap] if function.streams else bootstrap
-    environment: dict[str, Any] = {
+    environment = {
         **function.environment,
         "LAMBDA_TASK_ROOT": str(function.code),
         "LAMBDA_RUNTIME_DIR": "/var/runtime",
@@ -112,15 +119,4 @@ def _emulated(built: Built, name: str, opt: Path, python: str, variables: Mappin
         "AWS_LAMBDA_FUNCTION_TIMEOUT": str(int(function.timeout_s)),
         **variables,
     }
-    return Emulated(command, function.code, environment)
-
-
-def _wrapper(opt: Path) -> Path:
-    """The exec wrapper, which names one place that is here elsewhere."""
-    wrapper = opt / "serve"
-    text, mode = wrapper.read_text(), wrapper.stat().st_mode
-    assert text.count("/opt/") == 1
-    wrapper.unlink()  # it is a link to the layer's own
-    wrapper.write_text(text.replace("/opt/", f"{opt}/"))
-    wrapper.chmod(mode)
-    return wrapper
+    return Emulated([str(opt / "serve"), *bootstrap] if function.streams else bootstrap, function.code, environment)

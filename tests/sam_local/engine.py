@@ -84,7 +84,9 @@ def _install() -> None:
     if shutil.which("dockerd"):
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise NoEngine("No Docker engine answers. Start one; or be root on a Debian, where docker.io is then installed.")
+        raise NoEngine(
+            "No Docker engine answers. Start one; or be root on a Debian, where docker.io is then installed."
+        )
     for command in (["update", "--quiet"], ["install", "--quiet", "--yes", "--no-install-recommends", "docker.io"]):
         done = subprocess.run(
             ["apt-get", *command],
@@ -107,7 +109,6 @@ def _started(folder: Path) -> Iterator[str]:
     try:
         _await(process, Engine(host), log)
         yield host
-        _remove_containers(Engine(host))
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -131,8 +132,3 @@ def _await(process: subprocess.Popen[bytes], engine: Engine, log: Path) -> None:
         if process.poll() is not None or time.monotonic() > deadline:
             raise NoEngine(f"The Docker engine does not start here:\n{log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.1)
-
-
-def _remove_containers(engine: Engine) -> None:
-    if left := engine.containers():
-        engine.docker("rm", "--force", *left)

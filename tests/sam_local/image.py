@@ -1,8 +1,8 @@
 """The image that SAM local runs a Python function in: AWS's where it can be had, else one with the same inside.
 
-Ours has what SAM and the runtime ask for and nothing besides: the interpreter that runs this, its library, awslambdaric,
-the shell and the four programs that SAM builds its own layer with. All of it is this machine's, so it can be made on any
-Linux with glibc, and without a network. It stands for Amazon Linux in everything but the system's libraries.
+Ours has what SAM and the runtime ask for and nothing besides: the interpreter that runs this, its library,
+awslambdaric, and the shell and the four programs that SAM builds its own images with. All of it is this machine's, so
+it can be made on any Linux with glibc, without a network. The system's libraries are not those of Amazon Linux.
 """
 
 from __future__ import annotations

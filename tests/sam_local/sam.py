@@ -6,6 +6,7 @@ import json
 import subprocess
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,15 +14,14 @@ import msgspec
 from local import cloudformation
 from tests.harness.built import PARAMETERS, SAM
 from tests.harness.rie import free_ports
+from tests.sam_local.engine import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from tests.harness.built import Built
-    from tests.sam_local.engine import Engine
 
-INVOKE_S = 120
+INVOKE_S = 300
 START_S = 120
 STOP_S = 60
 FROM_AWS = ("CORE_SECRET_ARN", "PROVIDERS_SECRET_ARN", "BILLING_SECRET_ARN", "SETTLEMENT_QUEUE_URL")
@@ -62,7 +62,7 @@ class Sam(msgspec.Struct, frozen=True):
             log.thread.join()
 
     def _command(self, *arguments: str) -> list[str]:
-        """Its containers are SAM's own; that of the settings is a file, which no list of processes shows."""
+        """Settings are in a file, where no list of processes shows them."""
         options = ("--skip-pull-image", "--region", cloudformation.REGION, *PARAMETERS)
         return [
             *(*SAM, "local", *arguments, *options),

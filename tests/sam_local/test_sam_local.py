@@ -29,7 +29,9 @@ async def test_completions_whole_and_streamed_are_paid(local: Sam, customer: Gat
     with local.api() as address:
         costs = await asyncio.to_thread(completions, f"{address}/v1", customer.key)
     after = await customer.balance()
-    print(f"A completion cost ${costs[0]}, one that was asked to be streamed ${costs[1]}; of $100 are left {after} nano.")
+    print(
+        f"A completion cost ${costs[0]}, one that was asked to be streamed ${costs[1]}; of $100 are left {after} nano."
+    )
     assert min(costs) > 0
     assert after == 100 * NANO - sum(costs) * NANO
 
