@@ -24,6 +24,8 @@ START_S = 60
 STOP_S = 30
 COMMAND_S = 60
 BRIDGE = Path("/sys/class/net/docker0")
+GUARD = 'read -r _; kill -TERM "$0"'
+"""Ends the process $0 when nobody holds this shell's standard input any more: it is not to outlive who started it."""
 
 
 class NoEngine(Exception):
@@ -87,7 +89,7 @@ def _install() -> None:
         raise NoEngine(
             "No Docker engine answers. Start one; or be root on a Debian, where docker.io is then installed."
         )
-    for command in (["update", "--quiet"], ["install", "--quiet", "--yes", "--no-install-recommends", "docker.io"]):
+    for command in (["update", "--quiet"], ["install", "--quiet", "--yes", "docker.io"]):
         done = subprocess.run(
             ["apt-get", *command],
             env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
@@ -106,10 +108,13 @@ def _started(folder: Path) -> Iterator[str]:
     had_bridge = BRIDGE.exists()
     with log.open("wb") as output:
         process = subprocess.Popen(_command(folder, host), stdout=output, stderr=subprocess.STDOUT)
+    guard = subprocess.Popen(["sh", "-c", GUARD, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True)
     try:
         _await(process, Engine(host), log)
         yield host
     finally:
+        guard.kill()
+        guard.communicate()
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_S)
