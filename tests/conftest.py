@@ -17,11 +17,12 @@ os.environ |= {
 
 pytest_plugins = [
     "tests.harness.postgres",
-    "tests.harness.built",
     "tests.harness.builders",
     "tests.harness.gateway",
     "tests.harness.issuer",
     "tests.harness.stripe",
     "tests.harness.mailbox",
     "tests.harness.upstream",
+    "tests.harness.built",
+    "tests.harness.events",
 ]
