@@ -37,7 +37,7 @@ check: $(DEV) ## everything that can be said without running it: format, types, 
 test: $(DEV) ## all tests, on a real Postgres and real Lambda processes
 	$(BIN)/pytest -q
 
-sam-local-test: $(DEV) ## the same under sam local; needs Docker, or to be root on a Debian, and some minutes
+sam-local-test: $(DEV) ## the built functions under sam local; needs Docker, or to be root on a Debian, and some minutes
 	$(BIN)/pytest -v -s -m sam_local tests/sam_local
 
 clients: $(DEV) .venv/litellm.installed tests/clients/outside/node_modules ## what needs Node or another environment, on make run
