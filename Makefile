@@ -11,10 +11,10 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help run mail job operator openapi migrate logins check test versions clients bench scale build lock deploy clean
+.PHONY: help run mail job operator openapi migrate logins check test versions sam-local-test clients bench cost scale build lock deploy clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 run: $(RUN) ## the whole gateway on this machine; PORT=8080 and TRANSPORT=supabase choose
 	@PYTHONPATH=shared $(BIN)/python -m local
@@ -52,11 +52,17 @@ versions: $(DEV) tests/versions/node_modules ## what concerns the database, on e
 	@for postgres in $(CURDIR)/tests/versions/node_modules/*/native/bin; do \
 		POSTGRES_BIN=$$postgres $(BIN)/pytest -q $(ON_EACH_POSTGRES) || exit 1; done
 
+sam-local-test: $(DEV) ## the built functions under sam local; needs Docker, or to be root on a Debian, and some minutes
+	$(BIN)/pytest -v -s -m sam_local tests/sam_local
+
 clients: $(DEV) .venv/litellm.installed tests/clients/outside/node_modules ## what needs Node or another environment, on make run
 	$(BIN)/pytest -q -m clients tests/clients
 
 bench: $(DEV) ## processor time, latency and memory, beside the floor
 	@PYTHONPATH=shared $(BIN)/python -m bench
+
+cost: $(DEV) ## what a million requests and an idle month cost on AWS, from processor time measured here
+	@PYTHONPATH=shared $(BIN)/python -m bench.cost
 
 scale: $(DEV) ## whether a million users make an answer slower; takes half an hour and 20 GB of disk for a while
 	@PYTHONPATH=shared $(BIN)/python -m bench.scale

@@ -32,6 +32,13 @@ PAGE = """<!doctype html><title>Checkout</title>
 <h1>{what}</h1><p>This stands for Stripe's page. No money moves.</p><form method="post"><button>Pay</button></form>"""
 
 
+def signature(secret: str, body: bytes, at: int | None = None) -> str:
+    """The header Stripe-Signature of an event, from now or of `at` (https://docs.stripe.com/webhooks/signature)."""
+    at = int(time.time()) if at is None else at
+    digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={at},v1={digest}"
+
+
 class Refused(Exception):
     """An error of Stripe's: https://docs.stripe.com/error-codes."""
 
@@ -154,11 +161,9 @@ class Stripe:
         self.events.append(objects.event(kind, about))
 
     def signed(self, event: Object, at: int | None = None) -> tuple[bytes, dict[str, str]]:
-        """An event's body and headers (https://docs.stripe.com/webhooks/signature)."""
+        """An event's body and headers."""
         body = json.dumps(event).encode()
-        at = int(time.time()) if at is None else at
-        digest = hmac.new(self.webhook_secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
-        return body, {"stripe-signature": f"t={at},v1={digest}", "content-type": "application/json"}
+        return body, {"stripe-signature": signature(self.webhook_secret, body, at), "content-type": "application/json"}
 
     async def deliver(self) -> None:
         """Tell the webhook what waits; what it does not take waits on."""

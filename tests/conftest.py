@@ -24,4 +24,6 @@ pytest_plugins = [
     "tests.harness.stripe",
     "tests.harness.mailbox",
     "tests.harness.upstream",
+    "tests.harness.built",
+    "tests.harness.events",
 ]

@@ -327,6 +327,15 @@ async def books_of(database: Database) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
+async def customer(database: Database) -> AsyncIterator[Gateway]:
+    """A customer and the books, for what has no address."""
+    async with books_of(database) as books:
+        known = Gateway("http://127.0.0.1:1", books)
+        async with seeded(known, database):
+            yield known
+
+
+@pytest.fixture
 async def gateway(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcess]:
     """A gateway in this process; the sandbox answers, and whom a test connects."""
     line = Line(database)
