@@ -92,7 +92,7 @@ async def test_each_job_is_done_at_the_start(database: Database, operator: Conne
 
 
 async def test_jobs_that_fail_end_nothing():
-    async with jobs_with(NOBODY) as process:
+    async with jobs_with(NOBODY, STRIPE_SECRET_KEY="sk_test_only", STRIPE_BASE_URL="http://127.0.0.1:1") as process:
 
         async def all_failed() -> bool:
             return {line["job"] for line in process.events("job_failed")} == set(JOBS)
