@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help run mail job operator openapi migrate logins check test versions sam-local-test clients bench cost scale build lock deploy clean
+.PHONY: help run mail job operator openapi migrate logins restart check test versions sam-local-test clients bench cost scale build lock deploy clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -36,6 +36,9 @@ migrate: $(RUN) ## bring the database of DATABASE_URL to this schema, whole or n
 
 logins: $(DEV) ## a password for each function's database role, anew; STAGE and DATABASE_URL say where
 	@PYTHONPATH=shared $(BIN)/python -m local.logins $(STAGE)
+
+restart: $(DEV) ## let every function of STAGE read its secrets anew
+	@PYTHONPATH=shared $(BIN)/python -m local.restart $(STAGE)
 
 check: $(DEV) ## everything that can be said without running it: format, types, imports, template
 	$(BIN)/ruff format --check .

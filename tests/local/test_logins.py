@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 
 from gateway import aws, database, errors
 from gateway.database.postgres import Postgres
-from local import logins, postgres, schema
+from local import logins, postgres, schema, stack
 from local.template import load
 from tests.database.grants import MAY_EXECUTE
 from tests.harness.gateway import TEMPLATE
@@ -78,14 +78,14 @@ async def operator(strict_server: postgres.Server) -> AsyncIterator[asyncpg.Conn
 class Deployed:
     """A stage's stack, as far as logins go."""
 
-    def __init__(self, cloud: str, core: dict[str, str], groups: tuple[str, ...] = logins.GROUPS) -> None:
+    def __init__(self, cloud: str, core: dict[str, str], groups: tuple[str, ...] = stack.GROUPS) -> None:
         self.cloud, vault = cloud, client("secretsmanager", cloud)
         role = client("iam", cloud).create_role(RoleName="functions", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
         common = {"CORE_SECRET_ARN": a_secret(vault, "core", core)}
         self.arns = {group: a_secret(vault, group, {}) for group in groups}
         functions = {
-            logins._function(group): a_function(role, common | {"LOGIN_SECRET_ARN": self.arns.get(group, "")})
-            for group in logins.GROUPS
+            stack.function_of(group): a_function(role, common | {"LOGIN_SECRET_ARN": self.arns.get(group, "")})
+            for group in stack.GROUPS
         }
         template = {"AWSTemplateFormatVersion": "2010-09-09", "Resources": functions}
         client("cloudformation", cloud).create_stack(StackName="gatewayz-dev", TemplateBody=json.dumps(template))
@@ -101,14 +101,33 @@ class Deployed:
     def variables(self, group: str) -> dict[str, str]:
         told = client("lambda", self.cloud).list_functions()["Functions"]
         (found,) = [
-            each["Environment"]["Variables"] for each in told if f"-{logins._function(group)}-" in each["FunctionName"]
+            each["Environment"]["Variables"] for each in told if f"-{stack.function_of(group)}-" in each["FunctionName"]
         ]
         return dict(found)
 
+    def alias(self, group: str) -> dict[str, str]:
+        """The variables of the version that the alias `live` leads to; gives it one when there is none."""
+        functions = client("lambda", self.cloud)
+        (name,) = [
+            each["FunctionName"]
+            for each in functions.list_functions()["Functions"]
+            if f"-{stack.function_of(group)}-" in each["FunctionName"]
+        ]
+        if not functions.list_aliases(FunctionName=name)["Aliases"]:
+            version = functions.publish_version(FunctionName=name)["Version"]
+            functions.create_alias(FunctionName=name, Name="live", FunctionVersion=version)
+        version = functions.get_alias(FunctionName=name, Name="live")["FunctionVersion"]
+        told = functions.get_function_configuration(FunctionName=name, Qualifier=version)
+        return dict(told["Environment"]["Variables"])
+
     async def make_logins(self, operator_url: str) -> tuple[int, str]:
         """The exit status of `make logins`, and what it said."""
+        return await self.make("local.logins", operator_url)
+
+    async def make(self, program: str, operator_url: str = "") -> tuple[int, str]:
+        """The exit status of a program on this stage, and what it said."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "local.logins", "dev"),
+            *(sys.executable, "-m", program, "dev"),
             env={"PATH": os.defpath, **CREDENTIALS, "AWS_ENDPOINT_URL": self.cloud, "DATABASE_URL": operator_url},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -157,7 +176,7 @@ async def test_each_function_logs_in_as_its_role_and_calls_its_functions(
     assert not await can_log_in(strict_server.url(user="gateway_chat:guessed"))
     status, said = await stage.make_logins(strict_server.url())
     assert (status, said.splitlines()[-1]) == (0, "Done.")
-    for group in logins.GROUPS:
+    for group in stack.GROUPS:
         connection = await asyncpg.connect(stage.url(group))
         assert await connection.fetchval("select session_user") == schema.role(group)
         rows = await connection.fetch(MINE)
@@ -165,7 +184,33 @@ async def test_each_function_logs_in_as_its_role_and_calls_its_functions(
             name for name, callers in MAY_EXECUTE.items() if schema.role(group) in callers
         }
         await connection.close()
-        assert stage.variables(group).keys() == {"CORE_SECRET_ARN", "LOGIN_SECRET_ARN", "LOGIN_CHANGED_AT"}
+        assert stage.variables(group).keys() == {"CORE_SECRET_ARN", "LOGIN_SECRET_ARN", stack.STARTED}
+
+
+@pytest.mark.parametrize("program", ["local.logins", "local.restart"])
+async def test_a_version_is_not_left_with_what_it_read_before(
+    account: str, strict_server: postgres.Server, core: dict[str, str], program: str
+) -> None:
+    stage = Deployed(account, core)
+    assert stack.STARTED not in stage.alias("chat")
+    status, said = await stage.make(program, strict_server.url())
+    assert status == 0, said
+    assert stage.alias("chat")[stack.STARTED] == stage.variables("chat")[stack.STARTED]
+    assert all(stack.STARTED in stage.variables(group) for group in stack.GROUPS)
+
+
+async def test_a_stack_that_is_not_there_is_named(account: str) -> None:
+    client("cloudformation", account).create_stack(
+        StackName="gatewayz-dev", TemplateBody='{"Resources": {"Q": {"Type": "AWS::SQS::Queue"}}}'
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "local.restart", "dev"),
+        env={"PATH": os.defpath, **CREDENTIALS, "AWS_ENDPOINT_URL": account},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 1
+    assert b"gatewayz-dev has no HealthFunction" in said
 
 
 async def test_a_function_cannot_call_anothers(
@@ -191,7 +236,7 @@ async def test_no_password_is_shown_or_logged(
     _, said = await stage.make_logins(strict_server.url())
     log = (strict_server._data / "server.log").read_text()
     assert "alter role gateway_chat password" in log
-    for group in logins.GROUPS:
+    for group in stack.GROUPS:
         password = urlsplit(stage.url(group)).password
         assert password
         assert password not in log + said
@@ -202,10 +247,10 @@ async def test_a_second_run_replaces_every_password(
 ) -> None:
     stage = Deployed(account, core)
     await stage.make_logins(strict_server.url())
-    before = [stage.url(group) for group in logins.GROUPS]
+    before = [stage.url(group) for group in stack.GROUPS]
     assert (await stage.make_logins(strict_server.url()))[0] == 0
     assert [await can_log_in(url) for url in before] == [False] * len(before)
-    assert [await can_log_in(stage.url(group)) for group in logins.GROUPS] == [True] * len(before)
+    assert [await can_log_in(stage.url(group)) for group in stack.GROUPS] == [True] * len(before)
 
 
 async def test_another_database_is_found_out_at_the_first_login_and_a_further_run_heals_it(
@@ -227,10 +272,10 @@ async def test_another_database_is_found_out_at_the_first_login_and_a_further_ru
     [
         (
             {"DATABASE_URL": "postgresql://x"},
-            logins.GROUPS[1:],
+            stack.GROUPS[1:],
             "HealthFunction of gatewayz-dev has no LOGIN_SECRET_ARN",
         ),
-        ({"SUPABASE_URL": "https://x"}, logins.GROUPS, "The core secret has no DATABASE_URL"),
+        ({"SUPABASE_URL": "https://x"}, stack.GROUPS, "The core secret has no DATABASE_URL"),
     ],
 )
 async def test_what_is_missing_is_said_before_anything_changes(
@@ -257,4 +302,4 @@ def test_the_address_is_the_cores_with_another_user(core: str, ours: str) -> Non
 
 def test_every_function_of_the_template_has_a_login() -> None:
     functions = {function.group for function in load(TEMPLATE, "").functions}
-    assert functions == set(logins.GROUPS)
+    assert functions == set(stack.GROUPS)
