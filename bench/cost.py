@@ -36,19 +36,22 @@ API_REQUEST, LOG_GB, OUT_GB = 3.50e-6, 0.50, 0.09
 MODEL_S, DATABASE_S = 10.0, 0.002
 """What a completion waits for its model, and a call for a database in the same region."""
 MONTH_S = 30 * 86_400
-LOG_BYTES, ANSWER_BYTES = 1_500, 30_000
-"""Of a completion: its two lines, and what leaves."""
+LOG_BYTES = 1_500
+"""Of a request: its line, the access log's and Lambda's own."""
+STREAM_BYTES = 30_000
+"""Of a streamed answer of some hundred tokens."""
 BODY = {"model": "sandbox/chat", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A request or a job: its function's memory, processor seconds a run, and what it waits for."""
+    """A request or a job: its function's memory, processor seconds a run, what it waits for and what leaves."""
 
     name: str
     memory_mb: int
     cpu_s: float
     waits_s: float
+    out_bytes: int = 0
 
     @property
     def billed_s(self) -> float:
@@ -62,14 +65,15 @@ class Measured:
 
 
 async def measured(
-    aws: LocalLambda, function: str, name: str, waits_s: float, run: Callable[[], Awaitable[None]], runs: int
+    aws: LocalLambda, function: str, name: str, waits_s: float, run: Callable[[], Awaitable[int]], runs: int
 ) -> Measured:
     """Run something again and again on one function, once before the counting begins."""
-    await run()
+    out_bytes = await run()
     before = _cpu_s(aws, function)
     for _ in range(runs):
         await run()
-    return Measured(name, aws.pools[function].function.memory_mb, (_cpu_s(aws, function) - before) / runs, waits_s)
+    cpu_s = (_cpu_s(aws, function) - before) / runs
+    return Measured(name, aws.pools[function].function.memory_mb, cpu_s, waits_s, out_bytes)
 
 
 def _cpu_s(aws: LocalLambda, function: str) -> float:
@@ -86,14 +90,15 @@ async def everything(aws: LocalLambda, address: str, key: str) -> tuple[list[Mea
     """The requests that matter, and every job."""
     async with httpx.AsyncClient(base_url=address, headers={"authorization": f"Bearer {key}"}, timeout=60) as client:
 
-        async def complete() -> None:
+        async def complete() -> int:
             (await client.post("/v1/chat/completions", json=BODY)).raise_for_status()
+            return STREAM_BYTES
 
-        async def balance() -> None:
-            (await client.get("/user/balance")).raise_for_status()
+        async def balance() -> int:
+            return len((await client.get("/user/balance")).raise_for_status().content)
 
-        async def models() -> None:
-            (await client.get("/models")).raise_for_status()
+        async def models() -> int:
+            return len((await client.get("/models")).raise_for_status().content)
 
         waits = MODEL_S + 2 * DATABASE_S
         requests = [
@@ -104,9 +109,10 @@ async def everything(aws: LocalLambda, address: str, key: str) -> tuple[list[Mea
     jobs: list[Measured] = []
     for schedule in load(ROOT / "template.yaml", address).schedules:
 
-        async def work(given: str = schedule.input) -> None:
+        async def work(given: str = schedule.input) -> int:
             with suppress(FunctionError):  # of what asks somebody outside
                 await aws.invoke("JobsFunction", json.loads(given))
+            return 0
 
         jobs.append(await measured(aws, schedule.function, schedule.expression, DATABASE_S, work, 5))
     return requests, jobs
@@ -119,7 +125,7 @@ def report(requests: list[Measured], jobs: list[Measured]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for each in requests:
-        logs = LOG_BYTES / 1e9 * LOG_GB + ANSWER_BYTES / 1e9 * OUT_GB
+        logs = LOG_BYTES / 1e9 * LOG_GB + each.out_bytes / 1e9 * OUT_GB
         total = each.dollars + API_REQUEST + logs
         lines.append(
             f"| {each.name} | {1000 * each.cpu_s:.1f} | {1000 * each.billed_s:.0f} at {each.memory_mb} MB"

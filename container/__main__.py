@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from container import logs
+from container import logs, metrics
 from container.app import app
 from gateway import telemetry
 
@@ -75,6 +75,7 @@ def listener(port: int) -> socket.socket:
 def main() -> None:
     """Serve until told to stop."""
     logs.collect()
+    metrics.serve()
     believed = proxies()
     config = uvicorn.Config(
         app,

@@ -13,7 +13,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from container import logs
+from container import logs, metrics
 from gateway import database, outbound, telemetry
 from jobs.handler import run
 from local.schedules import period_s, repeat
@@ -76,4 +76,5 @@ async def main() -> None:
 
 if __name__ == "__main__":
     logs.collect()
+    metrics.serve()
     asyncio.run(main())

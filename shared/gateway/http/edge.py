@@ -64,15 +64,7 @@ class Edge:
             elif answer.ended_s is None:
                 raise
         finally:
-            telemetry.log(
-                "request",
-                metrics=request.metrics,
-                method=scope["method"],
-                operation=_operation(scope),
-                status=answer.status,
-                duration_ms=answer.duration_ms(),
-                **request.facts,
-            )
+            _tell(scope, request, answer)
 
 
 class _Answer:
@@ -96,6 +88,15 @@ class _Answer:
     def duration_ms(self) -> float:
         """Until the client had the last byte; until now, of an answer that has none."""
         return round(1000 * ((self.ended_s or time.monotonic()) - self._began_s), 1)
+
+
+def _tell(scope: MutableMapping[str, Any], request: telemetry.Request, answer: _Answer) -> None:
+    """One line for a request, with what its context had noted, and its metrics."""
+    operation, duration_ms = _operation(scope), answer.duration_ms()
+    dimensions = {"Operation": operation or "", "Status": str(answer.status or "")}
+    telemetry.measure({"Requests": 1, "RequestTime": duration_ms}, dimensions)
+    told = {"method": scope["method"], "operation": operation, "status": answer.status, "duration_ms": duration_ms}
+    telemetry.log("request", metrics=request.metrics, **told, **request.facts)
 
 
 def _operation(scope: MutableMapping[str, Any]) -> str | None:
