@@ -102,7 +102,7 @@ def test_who_selects_pods_finds_the_right_ones():
         each["metadata"]["name"]: selected(each["spec"]["podSelector"]["matchLabels"])
         for each in of_kind("NetworkPolicy")
     }
-    assert policies == {"gateway": {"gateway"}, "gatewayz": {"gateway", "jobs"}}
+    assert policies == {"gateway": {"gateway"}, "gatewayz": {"gateway", "jobs"}, "metrics": {"gateway", "jobs"}}
 
 
 def test_nobody_but_the_autoscaler_says_how_many():
@@ -113,7 +113,7 @@ def test_nobody_but_the_autoscaler_says_how_many():
 
 
 def test_ports_are_the_programs():
-    (port,) = GATEWAY["ports"]
+    port, metrics = GATEWAY["ports"]
     (service,) = of_kind("Service")
     said = dict(instructions((ROOT / "container/Dockerfile").read_text()))
     assert port["containerPort"] == int(said["EXPOSE"])
@@ -122,6 +122,13 @@ def test_ports_are_the_programs():
     using = [each["targetPort"] for each in service["spec"]["ports"]]
     using += [each["port"] for each in (*probes, *policy["spec"]["ingress"][0]["ports"])]
     assert set(using) == {port["name"]}
+    (configured,) = of_kind("ConfigMap")
+    (scraped,) = [each for each in of_kind("NetworkPolicy") if each["metadata"]["name"] == "metrics"]
+    assert [each["port"] for each in scraped["spec"]["ingress"][0]["ports"]] == [metrics["name"]]
+    told = str(metrics["containerPort"])
+    assert configured["data"]["METRICS_PORT"] == told
+    for deployment in DEPLOYMENTS.values():
+        assert deployment["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"] == told
 
 
 def test_probes_ask_what_there_is_and_only_the_start_depends_on_the_database():
