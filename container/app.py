@@ -7,13 +7,13 @@ where nothing is sold the rest still runs; what no group serves is the ordinary 
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Iterable, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 from starlette.routing import Route, Router
 
-from gateway import database, outbound, telemetry
+from chat.handler import connections
+from gateway import telemetry
 from gateway.http.edge import App, Edge, Receive, Send
 from gateway.settings import IncompleteSettings
 
@@ -57,15 +57,6 @@ def groups() -> list[Edge]:
         except IncompleteSettings as incomplete:
             telemetry.log("group_left_out", level="WARNING", group=name, reason=str(incomplete))
     return found
-
-
-@asynccontextmanager
-async def connections(_: Router) -> AsyncIterator[None]:
-    """What was opened is closed after the last request."""
-    database.prepare()
-    yield
-    await outbound.close()
-    await database.close()
 
 
 own = Router(redirect_slashes=False, lifespan=connections)

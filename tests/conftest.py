@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.harness.postgres",
     "tests.harness.project",
     "tests.harness.builders",
+    "tests.harness.cloud",
     "tests.harness.gateway",
     "tests.harness.issuer",
     "tests.harness.stripe",

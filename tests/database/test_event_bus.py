@@ -9,22 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from botocore.session import get_session
-from moto.server import ThreadedMotoServer
 
 from gateway import aws, event_bus, outbox, settings
 from local.schema import SUPABASE
 from tests.database.test_outbox import an_event
 from tests.harness.builders import a_caller
+from tests.harness.cloud import REGION, client
 from tests.harness.upstream import Upstream, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.harness.builders import Connection
 
 pytestmark = pytest.mark.usefixtures("service")
-REGION = "eu-central-1"
 NOT_FOR_THE_BUS = {"account.recovery", "webhook.test", "usage.report"}
 
 
@@ -32,8 +28,8 @@ class Bus:
     """An event bus with a rule that sends everything to a queue."""
 
     def __init__(self, endpoint: str) -> None:
-        self.endpoint, self.name = endpoint, f"bus-{secrets.token_hex(4)}"
-        self._queues, events = self._client("sqs"), self._client("events")
+        self.name = f"bus-{secrets.token_hex(4)}"
+        self._queues, events = client("sqs", endpoint), client("events", endpoint)
         self._url = self._queues.create_queue(QueueName=self.name)["QueueUrl"]
         arn = self._queues.get_queue_attributes(QueueUrl=self._url, AttributeNames=["QueueArn"])["Attributes"][
             "QueueArn"
@@ -41,11 +37,6 @@ class Bus:
         events.create_event_bus(Name=self.name)
         events.put_rule(Name="all", EventBusName=self.name, EventPattern='{"source": ["gatewayz"]}')
         events.put_targets(Rule="all", EventBusName=self.name, Targets=[{"Id": "queue", "Arn": arn}])
-
-    def _client(self, service: str) -> Any:
-        return get_session().create_client(
-            service, REGION, endpoint_url=self.endpoint, aws_access_key_id="AKID", aws_secret_access_key="x"
-        )
 
     def heard(self) -> list[dict[str, Any]]:
         """The events since the last look."""
@@ -56,20 +47,13 @@ class Bus:
 
 
 @pytest.fixture
-def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bus]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    account = aws.Account(REGION, "AKID", "x", "", {"events": endpoint})
-    try:
-        heard = Bus(endpoint)
-        named = msgspec.structs.replace(settings.settings, event_bus=heard.name, aws=account, sealing_keys=[])
-        for module in (outbox, event_bus):
-            monkeypatch.setattr(module, "settings", named)
-        yield heard
-    finally:
-        server.stop()
+def bus(cloud: str, monkeypatch: pytest.MonkeyPatch) -> Bus:
+    heard = Bus(cloud)
+    account = aws.Account(REGION, "AKID", "x", "", {"events": cloud})
+    named = msgspec.structs.replace(settings.settings, event_bus=heard.name, aws=account, sealing_keys=[])
+    for module in (outbox, event_bus):
+        monkeypatch.setattr(module, "settings", named)
+    return heard
 
 
 async def test_what_happens_is_put_on_the_bus_once(operator: Connection, bus: Bus):

@@ -12,20 +12,18 @@ from urllib.parse import urlsplit
 import asyncpg
 import httpx
 import pytest
-from botocore.session import get_session
-from moto.server import ThreadedMotoServer
 
 from gateway import aws, database, errors
 from gateway.database.postgres import Postgres
 from local import logins, postgres, schema, stack
 from local.template import load
 from tests.database.grants import MAY_EXECUTE
+from tests.harness.cloud import REGION, client
 from tests.harness.gateway import TEMPLATE
 from tests.harness.postgres import binaries, prepare
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-REGION = "us-east-1"
 HBA = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 MINE = """
 select proname from pg_proc where pronamespace = 'api'::regnamespace and has_function_privilege(oid, 'execute')
@@ -48,24 +46,6 @@ def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres
         yield server
     finally:
         server.stop()
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[str]:
-    """An AWS on loopback."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
-
-
-def client(service: str, cloud: str) -> Any:
-    return get_session().create_client(
-        service, REGION, endpoint_url=cloud, aws_access_key_id="AKID", aws_secret_access_key="x"
-    )
 
 
 @pytest.fixture

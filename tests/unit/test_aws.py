@@ -13,12 +13,11 @@ import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from botocore.session import get_session
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from gateway import aws, settings
+from tests.harness.cloud import client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +28,7 @@ TARGET = "AmazonSQS.SendMessage"
 
 
 def owner(endpoint: str, **members: str) -> aws.Account:
-    names = {"region": "eu-central-1", "access_key": "AKID", "secret_key": CANARY, "token": ""} | members
+    names = {"region": "us-east-1", "access_key": "AKID", "secret_key": CANARY, "token": ""} | members
     return aws.Account(**names, endpoints={"sqs": endpoint, "secretsmanager": endpoint})
 
 
@@ -61,25 +60,6 @@ def test_the_signature_is_botocores(
     assert f"Credential={access}/{moment:%Y%m%d}/{region}/{service}/aws4_request" in ours["authorization"]
 
 
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[str]:
-    """An AWS on loopback."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
-
-
-def client(service: str, cloud: str) -> Any:
-    """AWS's own client of a service."""
-    return get_session().create_client(
-        service, "eu-central-1", endpoint_url=cloud, aws_access_key_id="AKID", aws_secret_access_key="x"
-    )
-
-
 def test_a_secret_is_read(cloud: str):
     members = {"OPENROUTER_API_KEY": CANARY, "KEY_PEPPERS": "v1:a pepper from the vault"}
     secret = client("secretsmanager", cloud).create_secret(
@@ -102,7 +82,7 @@ def test_settings_come_from_the_secrets_they_point_to(cloud: str):
     loaded = settings.load(
         {
             "STAGE": "production",
-            "AWS_REGION": "eu-central-1",
+            "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "AKID",
             "AWS_SECRET_ACCESS_KEY": CANARY,
             "AWS_ENDPOINT_URL_SECRETS_MANAGER": cloud,
@@ -165,7 +145,7 @@ def test_any_other_status_is_a_refusal(status: int):
 def test_an_account_is_read_from_lambdas_own_names():
     account = aws.account(
         {
-            "AWS_REGION": "eu-central-1",
+            "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "AKID",
             "AWS_SECRET_ACCESS_KEY": CANARY,
             "AWS_SESSION_TOKEN": CANARY,
@@ -173,5 +153,5 @@ def test_an_account_is_read_from_lambdas_own_names():
         }
     )
     assert account.endpoints == {"sqs": "http://127.0.0.1:9324"}
-    assert account.region == "eu-central-1"
+    assert account.region == "us-east-1"
     assert CANARY not in f"{account!r} {account}"

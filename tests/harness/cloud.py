@@ -1,0 +1,33 @@
+"""An AWS on loopback, and AWS's own clients of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.session import get_session
+from moto.server import ThreadedMotoServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REGION = "us-east-1"
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[str]:
+    """Its address."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+def client(service: str, cloud: str) -> Any:
+    """AWS's own client of a service."""
+    return get_session().create_client(
+        service, REGION, endpoint_url=cloud, aws_access_key_id="AKID", aws_secret_access_key="x"
+    )
