@@ -90,6 +90,6 @@ def test_what_vercel_is_sent_is_enough(tmp_path: Path):
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", ASK, str(folder / "api/index.py")],
-        cwd="/", env=ENVIRONMENT | {"PYTHONPATH": ""}, capture_output=True, text=True, check=False,
+        cwd="/", env=ENVIRONMENT | {"PYTHONPATH": "", "LOG_LEVEL": "ERROR"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("pong 404\n", "")
