@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -22,7 +24,6 @@ from tests.harness.project import supabase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.harness.builders import Caller
 
@@ -41,12 +42,29 @@ def projects(tmp_path: Path) -> Iterator[tuple[str, str]]:
         yield one, other
 
 
+def version(program: Path) -> str:
+    """A program's major version; nothing when it is not there."""
+    if not program.exists():
+        return ""
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return str(re.findall(r"(\d+)(?:\.\d+)?\s*(?:\(|$)", told)[0]
+
+
+def clients() -> Path:
+    """The folder of pg_dump and its like for the server that is tested."""
+    wanted = version(binaries() / "postgres")
+    for folder in (postgres.binaries(), Path(f"/usr/lib/postgresql/{wanted}/bin")):
+        if version(folder / "pg_dump") == wanted:
+            return folder
+    pytest.skip(f"there is no pg_dump of version {wanted} here")
+
+
 async def run(commands: str, url: str, folder: Path) -> str:
     """What commands of the page say, run in a folder for a database."""
     process = await asyncio.create_subprocess_exec(
         *("bash", "-euo", "pipefail", "-c", commands.replace("make migrate", f"{sys.executable} -m local.migrate")),
         env={
-            "PATH": f"{postgres.binaries()}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{clients()}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT}/shared",
             "DATABASE_URL": url,
         },
