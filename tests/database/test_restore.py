@@ -47,7 +47,7 @@ def version(program: Path) -> str:
     if not program.exists():
         return ""
     told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    return str(re.findall(r"(\d+)(?:\.\d+)?\s*(?:\(|$)", told)[0]
+    return str(re.findall(r"(\d+)(?:\.\d+)?\s*(?:\(|$)", told)[0])
 
 
 def clients() -> Path:
