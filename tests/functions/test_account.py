@@ -103,7 +103,10 @@ async def test_something_unexpected(gateway: InProcess, path: str, capsys: pytes
 async def test_a_keys_errors(gateway: InProcess, capsys: pytest.CaptureFixture[str]):
     for path in ("/v1/credits", "/v1/key"):
         error_of(await gateway.client.get(path), 401, "invalid_api_key")
-    assert capsys.readouterr() == ("", ""), "a refusal is nothing to log"
+    out, err = capsys.readouterr()
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [(line["event"], line["level"]) for line in told] == [("request", "INFO")] * 2, "a refusal is no failure"
+    assert err == ""
 
 
 async def test_a_generation_is_shown_with_its_ledger(gateway: InProcess):
