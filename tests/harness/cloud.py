@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from botocore.session import get_session
 from moto.server import ThreadedMotoServer
@@ -16,12 +17,15 @@ REGION = "us-east-1"
 
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[str]:
-    """Its address."""
+    """Its address; with nothing in it."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    # what one server of a process was told is known to the next
+    httpx.post(f"{address}/moto-api/reset").raise_for_status()
     try:
-        yield f"http://{host}:{port}"
+        yield address
     finally:
         server.stop()
 
