@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help run mail job operator openapi migrate logins restart check test versions sam-local-test clients bench cost scale build lock deploy clean
+.PHONY: help run mail job operator openapi migrate logins restart check format types imports template architecture test versions sam-local-test clients bench cost scale build lock deploy clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -41,11 +41,25 @@ restart: $(DEV) ## let every function of STAGE read its secrets anew
 	@PYTHONPATH=shared $(BIN)/python -m local.restart $(STAGE)
 
 check: $(DEV) ## everything that can be said without running it: format, types, imports, template
+	@$(MAKE) --no-print-directory --jobs 2 architecture types format imports template
+
+format types imports template architecture: $(DEV)
+
+format:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types:
 	$(BIN)/mypy
+
+imports:
 	PYTHONPATH=shared:functions $(BIN)/lint-imports
+
+template:
 	$(BIN)/sam validate --lint
+	$(BIN)/cfn-lint template.yaml
+
+architecture:
 	$(BIN)/pytest -q tests/architecture
 
 test: $(DEV) ## all tests, on a real Postgres and real Lambda processes

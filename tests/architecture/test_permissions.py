@@ -85,7 +85,8 @@ def test_each_function_alone_reads_its_login() -> None:
         readers = [role for role in roles if f'"{login}"' in json.dumps(list(statements(roles[role])))]
         assert readers == [function["Role"]["Fn::GetAtt"][0]]
     assert not any(
-        "LOGIN_SECRET_ARN" in environment(each) for each in of_type(deployed(), "AWS::Lambda::Function").values()
+        "LOGIN_SECRET_ARN" in environment(each)
+        for each in of_type(deployed(whole=False), "AWS::Lambda::Function").values()
     )
 
 
