@@ -23,6 +23,7 @@ import httpx
 
 from local import postgres, schema
 from local.aws_lambda import LocalLambda
+from local.home import SECRETS
 from local.invocation import FunctionError
 from local.schedules import period_s
 from local.template import load
@@ -164,7 +165,7 @@ async def _measured_on(server: postgres.Server, folder: Path) -> tuple[list[Meas
     from local import seed  # noqa: PLC0415 - it reads the settings, which had to be there first
 
     key = (await seed.seed(url)).customer_key
-    blank = dict.fromkeys(("CORE_SECRET_ARN", "PROVIDERS_SECRET_ARN", "BILLING_SECRET_ARN"), "")
+    blank = dict.fromkeys(SECRETS, "")
     stripe = {"STRIPE_SECRET_KEY": "sk", "STRIPE_WEBHOOK_SECRET": "wh", "STRIPE_BASE_URL": "http://127.0.0.1:1"}
     aws = LocalLambda(ROOT / "template.yaml", own | blank | stripe, folder / "queues", lambda *_: None)
     address = await aws.start()

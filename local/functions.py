@@ -46,13 +46,13 @@ class Pool:
         """Have an event served by an idle environment, or by a new one."""
         invocation = Invocation(event, on_end=self._ended)
         reserved = self.function.reserved
-        if reserved is not None and self._unended >= reserved:
-            self._unended += 1
-            invocation.end(FunctionError.throttled())
-            return invocation
+        is_throttled = reserved is not None and self._unended >= reserved
         self._unended += 1
-        self._waiting.append(invocation)
-        self._assign()
+        if is_throttled:
+            invocation.end(FunctionError.throttled())
+        else:
+            self._waiting.append(invocation)
+            self._assign()
         return invocation
 
     def retire(self) -> None:
