@@ -9,8 +9,8 @@ ON_EACH_POSTGRES := tests/database tests/properties/test_ledger.py tests/propert
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock" --exclude-newer "7 days"
 
-# A worker for each core takes the tests as they come; one that dies ends the run.
-ON_EACH_CORE := --progress --numprocesses auto --dist worksteal --max-worker-restart 0 --durations 10
+# Workers take the tests as they come (tests/conftest.py says how many); one that dies ends the run.
+IN_PARALLEL := --progress --numprocesses auto --dist worksteal --max-worker-restart 0 --durations 10
 
 export SAM_CLI_TELEMETRY := 0
 # Every function and test is a process that would compile its modules anew.
@@ -68,10 +68,10 @@ architecture:
 	$(BIN)/pytest -q tests/architecture
 
 test: $(DEV) ## all tests, on a real Postgres and real Lambda processes
-	$(BIN)/pytest -q $(ON_EACH_CORE)
+	$(BIN)/pytest -q $(IN_PARALLEL)
 
 quick: $(DEV) ## the tests that start no process, no Postgres either: within a minute
-	$(BIN)/pytest -q $(ON_EACH_CORE) -m "not process and not clients and not sam_local"
+	$(BIN)/pytest -q $(IN_PARALLEL) -m "not process and not clients and not sam_local"
 
 versions: $(DEV) tests/versions/node_modules ## what concerns the database, on each Postgres that Supabase runs; needs Node
 	@for postgres in $(CURDIR)/tests/versions/node_modules/*/native/bin; do \

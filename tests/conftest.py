@@ -44,17 +44,30 @@ def chance(request: pytest.FixtureRequest) -> Chance:
     return Random(request.config.getoption("randomly_seed"))  # noqa: S311 - an order, not a secret
 
 
+WORKERS_A_CORE = 2
+"""A worker waits two thirds of its time: for its Postgres, for processes that start, for a deadline under test."""
 STARTS_PROCESSES = {"server", "built", "bare_python", "image", "aws", "strict_server", "mortal_server", "docker"}
 """Fixtures whose tests have the mark `process` by themselves."""
 running: list[pytest.Item] = []
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Before `-m` chooses."""
+def pytest_xdist_auto_num_workers() -> int:
+    return WORKERS_A_CORE * (os.process_cpu_count() or 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Any:
+    """Mark what starts processes before `-m` chooses; then let slow tests begin early, each on another worker."""
     for item in items:
         if STARTS_PROCESSES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("process")
+    result = yield
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    for at, item in enumerate(slow):
+        others.insert(at * len(items) // len(slow), item)
+    items[:] = others
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

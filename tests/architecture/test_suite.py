@@ -76,7 +76,7 @@ def run(folder: Path, end: str) -> subprocess.CompletedProcess[str]:
         "0",
     ]
     return subprocess.run(
-        [*command, *options, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        [*command, *options, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
     )
 
 

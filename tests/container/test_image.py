@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -15,8 +16,11 @@ import pytest
 from tests.container.image import Stage, build
 from tests.container.process import ROOT, started
 from tests.harness.gateway import NOBODY, provider, with_password
+from tests.harness.once import once
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.harness.postgres import Database
 
 SECRET = "never-in-an-image"
@@ -40,18 +44,23 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """The built image, from a working copy in which secrets lie about."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a process can be rooted in a folder by root alone, on Linux")
-    context, folder = tmp_path_factory.mktemp("context") / "copy", tmp_path_factory.mktemp("image")
+    folder = once(tmp_path_factory, "image", _build)
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)  # pytest's folders are their owner's alone
+    stage: Stage = pickle.loads((folder / "stage").read_bytes())  # noqa: S301 - of a worker of this run
+    return stage
+
+
+def _build(folder: Path) -> None:
+    context = folder / "context"
     shutil.copytree(ROOT, context, ignore=NOT_COPIED)
     for name in PLANTED:
         (context / name).parent.mkdir(parents=True, exist_ok=True)
         (context / name).write_text(SECRET)
-    folder.chmod(0o755)
     built = build(context, folder)
     (folder / "files").write_text("\n".join(built.files()))
     built.furnish()
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # pytest's folders are their owner's alone
-    return built
+    (folder / "stage").write_bytes(pickle.dumps(built))
 
 
 def files(image: Stage) -> list[str]:

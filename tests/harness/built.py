@@ -15,6 +15,7 @@ import pytest
 
 from local import cloudformation
 from local.template import Function, load
+from tests.harness.once import once
 from tests.harness.rie import ARCHITECTURE, Emulated
 
 if TYPE_CHECKING:
@@ -42,13 +43,15 @@ class Built(msgspec.Struct, frozen=True):
 
     def opt(self, function: str) -> Path:
         """A function's layers in one folder, as Lambda lays them out in /opt: later ones over earlier ones."""
-        layers = self.layers(function)
-        opt = self.folder.with_name("-".join(["opt", *(layer.name for layer in layers)]))
+        return self.folder.with_name("-".join(["opt", *(layer.name for layer in self.layers(function))]))
+
+    def lay_out(self, function: str) -> None:
+        """Make a function's `opt`, unless another with the same layers has made it."""
+        opt = self.opt(function)
         if not opt.exists():
-            for layer in layers:
+            for layer in self.layers(function):
                 shutil.copytree(layer, opt, copy_function=os.symlink, dirs_exist_ok=True)
             _settle(opt / "serve")
-        return opt
 
     def layers(self, function: str) -> list[Path]:
         """The folders of a function's layers, in their order: the Globals' before its own."""
@@ -62,15 +65,20 @@ class Built(msgspec.Struct, frozen=True):
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The result of a build from clean."""
-    folder = tmp_path_factory.mktemp("sam") / "built"
+    return Built(once(tmp_path_factory, "sam", _build) / "built")
+
+
+def _build(folder: Path) -> None:
     done = subprocess.run(
-        [*SAM, "build", "--build-dir", str(folder), *PARAMETERS],
+        [*SAM, "build", "--build-dir", str(folder / "built"), *PARAMETERS],
         cwd=ROOT,
         env=os.environ | {"ARCH": ARCHITECTURE, "SAM_CLI_TELEMETRY": "0"},
         capture_output=True, text=True, check=False, timeout=BUILD_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return Built(folder)
+    built = Built(folder / "built")
+    for function in built.functions:
+        built.lay_out(function)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 pytestmark = pytest.mark.process
+
 HBA = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 MINE = """
 select proname from pg_proc where pronamespace = 'api'::regnamespace and has_function_privilege(oid, 'execute')
