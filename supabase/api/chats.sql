@@ -199,7 +199,7 @@ create function api.purge_chats()
 returns jsonb language sql security definer set search_path = '' as $$
   with gone as (
     delete from gateway.chat_sessions where id in (
-      select id from gateway.chat_sessions where deleted_at < clock_timestamp() - interval '30 days' limit 1000 for update skip locked)
+      select id from gateway.chat_sessions where deleted_at < statement_timestamp() - interval '30 days' limit 1000 for update skip locked)
     returning 1)
   select jsonb_build_object('purged', count(*)) from gone
 $$;

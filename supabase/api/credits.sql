@@ -296,7 +296,7 @@ returns jsonb language plpgsql security definer set search_path = '' as $$
 declare h record; gone gateway.credit_holds; expired integer := 0;
 begin
   for h in select c.id, c.user_id from (
-             select * from gateway.credit_holds where state = 'held' and expires_at <= clock_timestamp() limit 1000) c
+             select * from gateway.credit_holds where state = 'held' and expires_at <= statement_timestamp() limit 1000) c
            order by c.user_id, c.id loop
     gone := api.let_go(h.id, h.user_id, 'expired');
     if gone.id is not null then

@@ -53,7 +53,7 @@ end $$;
 -- Deletes keys older than 24 hours and says how many there were.
 create function api.purge_idempotency_keys()
 returns jsonb language sql security definer set search_path = '' as $$
-  with gone as (delete from gateway.idempotency_keys where created_at < clock_timestamp() - interval '24 hours' returning 1)
+  with gone as (delete from gateway.idempotency_keys where created_at < statement_timestamp() - interval '24 hours' returning 1)
   select jsonb_build_object('purged', count(*)) from gone
 $$;
 grant execute on function api.purge_idempotency_keys to gateway_jobs, service_role;

@@ -74,15 +74,14 @@ grant execute on function api.authenticate to gateway_auth, gateway_chat, gatewa
 -- In plpgsql, which keeps its plan (see correct_tokens).
 create function api.spent(key_id bigint, period text)
 returns bigint language plpgsql stable as $$
+declare
+  today constant date := (clock_timestamp() at time zone 'utc')::date;
+  since constant date := case spent.period when 'daily' then today when 'weekly' then date_trunc('week', today::timestamp)
+                                           when 'monthly' then date_trunc('month', today::timestamp) else '-infinity' end;
 begin
   return (select coalesce(sum(k.cost_nano), 0)::bigint from gateway.key_usage k
-   where k.key_id = spent.key_id
-     and k.day between case spent.period
-       when 'daily' then (clock_timestamp() at time zone 'utc')::date
-       when 'weekly' then date_trunc('week', clock_timestamp() at time zone 'utc')::date
-       when 'monthly' then date_trunc('month', clock_timestamp() at time zone 'utc')::date
-       else '-infinity'::date end
-     and case when spent.period is null then '-infinity'::date else 'infinity'::date end);
+           where k.key_id = spent.key_id
+             and k.day between since and case when spent.period is null then '-infinity'::date else 'infinity'::date end);
 end $$;
 
 -- A key's own figures as OpenRouter's GET /key has them, amounts in nano-dollars.

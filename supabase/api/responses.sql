@@ -63,7 +63,7 @@ create function api.purge_responses()
 returns jsonb language sql security definer set search_path = '' as $$
   with gone as (
     delete from gateway.responses where id in (
-      select id from gateway.responses where expires_at <= clock_timestamp() limit 10000 for update skip locked) returning 1)
+      select id from gateway.responses where expires_at <= statement_timestamp() limit 10000 for update skip locked) returning 1)
   select jsonb_build_object('purged', count(*)) from gone
 $$;
 grant execute on function api.purge_responses to gateway_jobs, service_role;
