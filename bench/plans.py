@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 EXPLAIN = """
 load 'auto_explain';
 set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on; set auto_explain.log_analyze = on;
-set auto_explain.log_timing = off; set auto_explain.log_format = 'json'; set client_min_messages = log;
+set auto_explain.log_timing = off; set client_min_messages = log;
 """
 """What a superuser's connection has to run so that the server sends it each plan, also those inside of functions."""
 
@@ -39,16 +39,14 @@ read from its start."""
 INDEX_SCANS = {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}
 
 
-async def listen(connection: asyncpg.Connection) -> list[str]:
-    """The list that gets the plan of every statement that this connection, a superuser's, runs from now on."""
-    plans: list[str] = []
+async def listen(connection: asyncpg.Connection, plans: list[str], form: Literal["json", "text"]) -> None:
+    """Add the plan of every statement that this connection, a superuser's, runs from now on."""
     connection.add_log_listener(lambda _, message: plans.append(str(message.message)))
-    await connection.execute(EXPLAIN)
-    return plans
+    await connection.execute(f"{EXPLAIN}set auto_explain.log_format = '{form}'")
 
 
 def reads_whole(plan: str, partial: frozenset[str]) -> set[str]:
-    """The growing tables that a plan reads from end to end, by themselves or by an index.
+    """The growing tables that a plan, in JSON, reads from end to end, by themselves or by an index.
 
     An index that is `partial` has only the rows that wait for something, which are few. What stands below a limit ends
     early, if no filter throws rows away.

@@ -98,7 +98,8 @@ def test_every_function_of_the_jobs_is_called() -> None:
 async def test_a_job_scans_nothing_that_grows(operator: Connection) -> None:
     named = await operator.fetch("select indexrelid::regclass::text from pg_index where indpred is not null")
     partial = frozenset(name.rpartition(".")[2] for (name,) in named)
-    heard = await plans.listen(operator)
+    heard: list[str] = []
+    await plans.listen(operator, heard, "json")
     found: list[str] = []
     whole = operator.transaction()
     await whole.start()
