@@ -73,9 +73,10 @@ test: $(DEV) ## all tests, on a real Postgres and real Lambda processes
 quick: $(DEV) ## the tests that start no process, no Postgres either: within a minute
 	$(BIN)/pytest -q $(ON_EACH_CORE) -m "not process and not clients and not sam_local"
 
-versions: $(DEV) tests/versions/node_modules ## what concerns the database, on each Postgres that Supabase runs; needs Node
+versions: $(DEV) tests/versions/node_modules ## what concerns the database, on each Postgres that Supabase runs; needs Node and pgbouncer
 	@for postgres in $(CURDIR)/tests/versions/node_modules/*/native/bin; do \
 		POSTGRES_BIN=$$postgres $(BIN)/pytest -q $(ON_EACH_POSTGRES) || exit 1; done
+	$(BIN)/pytest -q -m pooler tests/database
 
 sam-local-test: $(DEV) ## the built functions under sam local; needs Docker, or to be root on a Debian, and some minutes
 	$(BIN)/pytest -v -s -m sam_local tests/sam_local
