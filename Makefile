@@ -16,7 +16,7 @@ export SAM_CLI_TELEMETRY := 0
 # Every function and test is a process that would compile its modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run mail job operator openapi migrate logins restart check format types imports template architecture test quick versions sam-local-test clients bench cost scale build lock deploy clean
+.PHONY: help run mail job operator openapi migrate logins restart check format types imports template architecture test quick versions sam-local-test clients bench cost scale chaos soak build lock deploy clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -92,6 +92,12 @@ cost: $(DEV) ## what a million requests and an idle month cost on AWS, from proc
 
 scale: $(DEV) ## whether a million users make an answer slower; takes half an hour and 20 GB of disk for a while
 	@PYTHONPATH=shared $(BIN)/python -m bench.scale
+
+chaos: $(DEV) ## the gateway while everything fails around it, its latency and its books; some six minutes
+	@PYTHONPATH=shared $(BIN)/python -m chaos
+
+soak: $(DEV) ## ten minutes of mixed traffic, and whether memory or descriptors grow
+	@PYTHONPATH=shared $(BIN)/python -m chaos.soak
 
 build: $(DEV) ## what is deployed, in .aws-sam/build; needs no Docker and no credentials
 	$(BIN)/sam build
