@@ -16,11 +16,15 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from bench.processes import NotStarted, memory_mb
-from chaos.faults import FAULTS, LeftOut, Scale
+from chaos.faults import FAULTS, Fault, LeftOut, Scale
 from chaos.stand import Books, Stand, descriptors
 from chaos.traffic import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CLIENTS = 8
 WHOLE = Scale(storm=256, times=5, readers=24, seconds=30.0)
@@ -57,14 +61,14 @@ class Report:
         ]
 
 
-async def run(stand: Stand, scale: Scale) -> Report:
-    """Every fault in turn, at a stand that was started. Raises NotStarted when the gateway does not come back."""
+async def run(stand: Stand, scale: Scale, faults: Mapping[str, Fault] = FAULTS) -> Report:
+    """Each fault in turn, at a stand that was started. Raises NotStarted when the gateway does not come back."""
     report = Report()
     stand.traffic.tally = Tally()
     async with stand.traffic.running(CLIENTS):
         await asyncio.sleep(min(scale.seconds, 5))
         report.phases["nothing"] = figures(stand, 0)
-        for name, fault in FAULTS.items():
+        for name, fault in faults.items():
             stand.traffic.tally = Tally()
             try:
                 await fault(stand, scale)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from chaos.stand import Stand
 
-    type Fault = Callable[[Stand, Scale], Awaitable[None]]
+type Fault = Callable[[Stand, Scale], Awaitable[None]]
 
 ENDED = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'gateway'"
 SILENT = "127.0.0.77"
