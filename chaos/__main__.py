@@ -67,7 +67,7 @@ async def run(stand: Stand, scale: Scale, faults: Mapping[str, Fault] = FAULTS) 
     stand.traffic.tally = Tally()
     async with stand.traffic.running(CLIENTS):
         await asyncio.sleep(min(scale.seconds, 5))
-        report.phases["nothing"] = figures(stand, 0)
+        report.phases["nothing"] = await figures(stand, 0)
         for name, fault in faults.items():
             stand.traffic.tally = Tally()
             try:
@@ -75,18 +75,18 @@ async def run(stand: Stand, scale: Scale, faults: Mapping[str, Fault] = FAULTS) 
             except LeftOut as why:
                 report.left_out[name] = str(why)
                 continue
-            report.phases[name] = figures(stand, await stand.healthy())
+            report.phases[name] = await figures(stand, await stand.healthy())
             await stand.ask_names_of(None)
     report.books = await settled(stand)
     report.answered = len(stand.traffic.answered)
     return report
 
 
-def figures(stand: Stand, back_s: float) -> dict[str, float]:
-    """What came of a phase's requests, and what the gateway's process has now."""
+async def figures(stand: Stand, back_s: float) -> dict[str, float]:
+    """What came of a phase's requests, how many answers have no charge yet, and what the gateway's process has now."""
     pid = stand.gateway.pid
     own = {"back after ms": 1000 * back_s, "memory MB": memory_mb(pid), "descriptors": float(descriptors(pid))}
-    return stand.traffic.tally.figures() | own
+    return stand.traffic.tally.figures() | own | {"uncharged": float((await stand.books()).unpaid)}
 
 
 async def settled(stand: Stand) -> Books:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 USERS = 8
 READY_S = 60.0
+DRAIN_S = 120.0
+"""What a gateway that is told to end may take for what it has begun."""
 DISK_MB = 320
 """Room of the database's disk, of which some 150 MB are taken at the start."""
 CHARGED = "select reference from gateway.credit_transactions where kind = 'usage'"
@@ -85,10 +87,14 @@ class Stand:
         self.gateway = self.service("gateway", ["container"], self._namespace())
 
     async def ask_names_of(self, resolver: str | None) -> None:
-        """Have the gateway ask another name server, for which it is started anew."""
+        """Have the gateway ask another name server, for which it is started anew. Raises NotStarted."""
         if resolver != self.resolver:
             self.resolver = resolver
-            await asyncio.to_thread(self.gateway.stop)
+            self.gateway.process.terminate()
+            try:
+                await asyncio.to_thread(self.gateway.process.wait, DRAIN_S)
+            except subprocess.TimeoutExpired as error:
+                raise NotStarted(f"the gateway did not end within {DRAIN_S} s") from error
             self.start_gateway()
             await self.healthy()
 
