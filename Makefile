@@ -16,7 +16,7 @@ export SAM_CLI_TELEMETRY := 0
 # Every function and test is a process that would compile its modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run mail job operator openapi migrate logins restart check format types imports template architecture test quick versions sam-local-test clients bench cost scale build lock deploy clean
+.PHONY: help run mail job operator openapi migrate logins restart check format types imports template architecture test quick versions sam-local-test clients bench cost scale chaos soak build lock deploy clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -73,9 +73,10 @@ test: $(DEV) ## all tests, on a real Postgres and real Lambda processes
 quick: $(DEV) ## the tests that start no process, no Postgres either: within a minute
 	$(BIN)/pytest -q $(IN_PARALLEL) -m "not process and not clients and not sam_local"
 
-versions: $(DEV) tests/versions/node_modules ## what concerns the database, on each Postgres that Supabase runs; needs Node
+versions: $(DEV) tests/versions/node_modules ## what concerns the database, on each Postgres that Supabase runs; needs Node and pgbouncer
 	@for postgres in $(CURDIR)/tests/versions/node_modules/*/native/bin; do \
 		POSTGRES_BIN=$$postgres $(BIN)/pytest -q $(ON_EACH_POSTGRES) || exit 1; done
+	$(BIN)/pytest -q -m pooler tests/database
 
 sam-local-test: $(DEV) ## the built functions under sam local; needs Docker, or to be root on a Debian, and some minutes
 	$(BIN)/pytest -v -s -m sam_local tests/sam_local
@@ -91,6 +92,12 @@ cost: $(DEV) ## what a million requests and an idle month cost on AWS, from proc
 
 scale: $(DEV) ## whether a million users make an answer slower; takes half an hour and 20 GB of disk for a while
 	@PYTHONPATH=shared $(BIN)/python -m bench.scale
+
+chaos: $(DEV) ## the gateway while everything fails around it, its latency and its books; some six minutes
+	@PYTHONPATH=shared $(BIN)/python -m chaos
+
+soak: $(DEV) ## ten minutes of mixed traffic, and whether memory or descriptors grow
+	@PYTHONPATH=shared $(BIN)/python -m chaos.soak
 
 build: $(DEV) ## what is deployed, in .aws-sam/build; needs no Docker and no credentials
 	$(BIN)/sam build

@@ -33,6 +33,15 @@ begin
                                      upstream_cost_nano, is_estimated, is_streamed, outcome, first_byte_ms, duration_ms, created_at)
   select id, user_id, user_id, model, 'openrouter', 100, 50, 1000, 800, false, true, 'completed', duration_ms / 4, duration_ms, at
     from request;
+  insert into gateway.idempotency_keys (user_id, key, fingerprint, hold_id, created_at)
+  select user_id, id::text, 'f', id, now() - interval '1 hour' from request where at > now() - interval '3 days';
+  insert into gateway.responses (id, user_id, input, response, created_at, expires_at)
+  select id, user_id, '[]', '{}', at, at + interval '30 days' from request where at > now() - interval '3 days';
+  insert into gateway.outbox (event, payload, created_at, to_mail, to_webhooks, to_operator, to_bus)
+  select 'key.created', jsonb_build_object('user_id', n), now() - interval '20 days', false, false, false, false
+    from generate_series(first, last) n;
+  insert into gateway.key_networks (key_id, network, first_seen, last_seen)
+  select n, '203.0.113.0/24', now() - interval '28 days', now() from generate_series(first, last) n;
   insert into gateway.key_usage (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano, last_used_at)
   select user_id, (at at time zone 'utc')::date, 1, 100, 50, 1000, at from request
   union all

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 from urllib.parse import unquote
 
 import msgspec
@@ -29,6 +29,7 @@ KEY_ENVIRONMENTS: Mapping[str, str] = {"production": "live", "staging": "staging
 
 
 type Stage = Literal["dev", "staging", "production"]
+type Pooler = Literal["transaction", "session"]
 
 
 class Secret:
@@ -100,6 +101,8 @@ class Settings(msgspec.Struct, frozen=True):
     peppers: dict[str, Secret]
     """Version -> HMAC key, the one for new API keys first."""
     database_url: Secret | None
+    database_pooler: Pooler | None
+    """What kind of pooler DATABASE_URL leads to; None: its port tells, and the first call that a pooler breaks."""
     supabase_url: str | None
     supabase_service_key: Secret | None
     providers: dict[str, ProviderSettings]
@@ -162,6 +165,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         exporter=_exporter(names),
         peppers=_peppers(names.get("KEY_PEPPERS", "")),
         database_url=_secret(names, "DATABASE_URL"),
+        database_pooler=_pooler(names),
         supabase_url=names.get("SUPABASE_URL") or None,
         supabase_service_key=_secret(names, "SUPABASE_SERVICE_KEY"),
         providers=_providers(names),
@@ -188,6 +192,13 @@ def load(environ: Mapping[str, str]) -> Settings:
 def _secret(names: Mapping[str, str], name: str) -> Secret | None:
     value = names.get(name)
     return Secret(value) if value else None
+
+
+def _pooler(names: Mapping[str, str]) -> Pooler | None:
+    pooler = names.get("DATABASE_POOLER")
+    if pooler and pooler not in get_args(Pooler.__value__):
+        raise IncompleteSettings("DATABASE_POOLER must be transaction or session")
+    return cast("Pooler", pooler) if pooler else None
 
 
 def _log_level(names: Mapping[str, str]) -> str:

@@ -157,7 +157,7 @@ returns void language plpgsql stable as $$
 declare moved numeric;
 begin
   select coalesce(sum(abs(t.amount_nano)), 0) into moved from gateway.credit_transactions t
-   where t.actor_id = (actor ->> 'user_id')::bigint and t.created_at >= date_trunc('day', clock_timestamp(), 'UTC')
+   where t.actor_id = (actor ->> 'user_id')::bigint and t.created_at >= date_trunc('day', statement_timestamp(), 'UTC')
      and t.kind in ('grant', 'correction') and starts_with(t.reference, prefix);
   if moved + refuse_daily_excess.amount_nano > most_nano then
     raise exception using errcode = 'PT409', message = 'conflict', detail = jsonb_build_object(

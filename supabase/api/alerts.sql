@@ -53,7 +53,7 @@ returns table (kind text, subject text, since timestamptz, detail jsonb, user_id
 language sql stable as $$
   with refused as materialized (
     select * from gateway.refusals r
-     where r.hour >= date_trunc('hour', clock_timestamp()) - interval '1 hour'
+     where r.hour >= date_trunc('hour', statement_timestamp()) - interval '1 hour'
        and r.code in ('invalid_api_key', 'expired_api_key', 'invalid_token', 'ip_not_allowed', 'referer_not_allowed')
   )
   select 'refusals_burst', 'network:' || r.network, r.hour, jsonb_build_object('hour', r.hour, 'refusals', sum(r.count)),
@@ -74,7 +74,7 @@ language sql stable as $$
     from gateway.key_networks n join gateway.api_keys k on k.id = n.key_id cross join lateral (
            select min(o.first_seen) as first, count(*) as count from (
              select * from gateway.key_networks x where x.key_id = n.key_id order by x.network limit 20) o) learnt
-   where n.first_seen > clock_timestamp() - interval '1 day' and learnt.count < 20
+   where n.first_seen > statement_timestamp() - interval '1 day' and learnt.count < 20
      and n.first_seen > learnt.first + interval '7 days'
    group by k.id, k.user_id
 $$;
@@ -90,7 +90,7 @@ language sql stable as $$
            select percentile_disc(0.5) within group (order by b.cost_nano) as median, count(*) as days
              from gateway.usage_by_key b
             where b.user_id = d.user_id and b.key_id = d.key_id and b.day between d.day - 28 and d.day - 1) habit
-   where d.day >= (clock_timestamp() at time zone 'utc')::date - 1 and d.cost_nano >= 10000000000
+   where d.day >= (statement_timestamp() at time zone 'utc')::date - 1 and d.cost_nano >= 10000000000
      and habit.days >= 5 and d.cost_nano >= 5 * habit.median
      and exists (select from gateway.api_keys k where k.id = d.key_id)
 $$;
@@ -103,7 +103,7 @@ declare a gateway.alerts; was gateway.api_keys; k gateway.api_keys; paused integ
 begin
   for a in select * from gateway.alerts x
             where x.resolved_at is null and x.paused_at is null and x.key_id is not null and x.kind <> 'refusals_burst'
-              and x.created_at > clock_timestamp() - interval '1 day'
+              and x.created_at > statement_timestamp() - interval '1 day'
             order by x.user_id, x.id limit 100 loop
     perform from gateway.users u where u.id = a.user_id for no key update;
     select * into was from gateway.api_keys x where x.id = a.key_id and x.status = 'active' for no key update;

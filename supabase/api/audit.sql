@@ -117,7 +117,7 @@ returns jsonb language plpgsql security definer set search_path = '' as $$
 declare gone date; entries bigint;
 begin
   select d.day into gone from gateway.audit_days d
-   where d.day < (clock_timestamp() at time zone 'utc')::date - greatest(purge_audit_day.days, 90)
+   where d.day < (statement_timestamp() at time zone 'utc')::date - greatest(purge_audit_day.days, 90)
    order by d.day limit 1 for update skip locked;
   if not found then
     return jsonb_build_object('day', null, 'entries', 0);

@@ -26,7 +26,7 @@ begin
   foreach spender in array coalesce(spenders, '{}') loop
     perform api.watch_balance(spender);
   end loop;
-  delete from gateway.recent_spend s where s.is_watched and s.slot < clock_timestamp() - interval '3 hours';
+  delete from gateway.recent_spend s where s.is_watched and s.slot < statement_timestamp() - interval '3 hours';
   return jsonb_build_object('watched', watched);
 end $$;
 grant execute on function api.watch_balances to gateway_jobs, service_role;
@@ -124,7 +124,7 @@ declare
   hour_nano bigint; average_nano bigint;
 begin
   select coalesce(sum(s.cost_nano), 0) into hour_nano from gateway.recent_spend s
-   where s.user_id = u.id and s.slot > clock_timestamp() - interval '1 hour';
+   where s.user_id = u.id and s.slot > statement_timestamp() - interval '1 hour';
   if days < 1 or hour_nano <= 1000000000 then
     return false;
   end if;

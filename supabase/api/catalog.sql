@@ -8,15 +8,16 @@ create type api.offer as (
 );
 
 -- What an offer asks for one image, in nano-dollars per million images; null when it sells none of that size and quality. Where
--- a request leaves one of them to the provider (null or auto) it is the dearest that it can be.
+-- a request leaves one of them to the provider (null or auto) it is the dearest that it can be. In plpgsql, which keeps its plan.
 create function api.image_price(o gateway.offers, image jsonb)
-returns bigint language sql stable as $$
-  select case when exists (select from gateway.image_prices p where p.model_id = o.model_id and p.provider = o.provider) then (
+returns bigint language plpgsql stable as $$
+begin
+  return case when exists (select from gateway.image_prices p where p.model_id = o.model_id and p.provider = o.provider) then (
     select max(p.price) from gateway.image_prices p
      where p.model_id = o.model_id and p.provider = o.provider
        and p.size = coalesce(nullif(image ->> 'size', 'auto'), p.size)
-       and p.quality = coalesce(nullif(image ->> 'quality', 'auto'), p.quality)) else nullif(o.request_price, 0) end
-$$;
+       and p.quality = coalesce(nullif(image ->> 'quality', 'auto'), p.quality)) else nullif(o.request_price, 0) end;
+end $$;
 
 -- Whether an offer may be served: it has a price, and one of zero only when it is meant to be free.
 create function api.is_priced(o gateway.offers)
@@ -27,19 +28,21 @@ $$;
 
 -- The offers that may serve one of `models` (ids of this kind, best first) by one of `providers` (names with a key in this
 -- deployment) under the caller's preferences {order, only, ignore, sort, max_price{prompt, completion}, allow_fallbacks}, best
--- first: those whose circuit is open come last. An image counts as a completion token: its price is there.
+-- first: those whose circuit is open come last. An image counts as a completion token: its price is there. It selects the
+-- columns of api.offer, never one composite column: only then does Postgres inline it, where it would plan it anew at each
+-- call. For the same reason the price of an image is asked for under a case: the planner pulls a condition of its own up.
 create function api.offers_of(models jsonb, providers jsonb, preferences jsonb, kind text, image jsonb)
 returns setof api.offer language sql stable rows 5 as $$
-  select row(o.model_id, o.provider, o.upstream_id, case when kind = 'chat' then m.max_output_tokens else 1 end,
-             case when kind = 'image' then 0 else o.prompt_price end, coalesce(i.price, o.completion_price),
-             case when kind = 'image' then 0 else o.request_price end,
-             case when kind = 'image' then 0 else coalesce(o.cache_read_price, o.prompt_price) end,
-             case when kind = 'image' then 0 else coalesce(o.cache_write_price, o.prompt_price) end, null, o.tiers)::api.offer
+  select o.model_id, o.provider, o.upstream_id, case when kind = 'chat' then m.max_output_tokens else 1 end,
+         case when kind = 'image' then 0 else o.prompt_price end, coalesce(i.price, o.completion_price),
+         case when kind = 'image' then 0 else o.request_price end,
+         case when kind = 'image' then 0 else coalesce(o.cache_read_price, o.prompt_price) end,
+         case when kind = 'image' then 0 else coalesce(o.cache_write_price, o.prompt_price) end, null::text, o.tiers
     from jsonb_array_elements_text(models) with ordinality wanted (id, place)
     join gateway.models m on m.id = wanted.id and m.is_active and m.kind = offers_of.kind
     join gateway.offers o on o.model_id = m.id and o.is_active and api.is_priced(o)
     left join gateway.offer_health h on h.model_id = o.model_id and h.provider = o.provider
-    left join lateral (select api.image_price(o, image) as price where offers_of.kind = 'image') i on true
+    left join lateral (select case when offers_of.kind = 'image' then api.image_price(o, image) end as price) i on true
     left join lateral (
       select min(place) as place from jsonb_array_elements_text(preferences -> 'order') with ordinality asked (provider, place)
        where asked.provider = o.provider) preferred on true
@@ -60,8 +63,8 @@ $$;
 -- The offers that the user's own keys of providers open, as offers_of orders them.
 create function api.own_offers(user_id bigint, own_providers text[], models jsonb, preferences jsonb, kind text, image jsonb)
 returns setof api.offer language sql stable rows 5 as $$
-  select row(o.model, o.provider, o.upstream_id, o.max_output_tokens, o.prompt_price, o.completion_price, o.request_price,
-             o.cache_read_price, o.cache_write_price, k.sealed, o.tiers)::api.offer
+  select o.model, o.provider, o.upstream_id, o.max_output_tokens, o.prompt_price, o.completion_price, o.request_price,
+         o.cache_read_price, o.cache_write_price, k.sealed, o.tiers
     from api.offers_of(models, to_jsonb(own_providers), preferences, kind, image) with ordinality
            o (model, provider, upstream_id, max_output_tokens, prompt_price, completion_price, request_price, cache_read_price,
               cache_write_price, sealed, tiers, n)
@@ -72,7 +75,8 @@ $$;
 -- A test key's offers: the sandbox under the model's own name, free of charge.
 create function api.sandbox_offers(models jsonb, kind text)
 returns setof api.offer language sql stable rows 1 as $$
-  select row(m.id, 'sandbox', m.id, case when kind = 'chat' then m.max_output_tokens else 1 end, 0, 0, 0, 0, 0, null, null)::api.offer
+  select m.id, 'sandbox', m.id, case when kind = 'chat' then m.max_output_tokens else 1 end, 0::bigint, 0::bigint, 0::bigint,
+         0::bigint, 0::bigint, null::text, null::jsonb
     from jsonb_array_elements_text(models) with ordinality wanted (id, place)
     join gateway.models m on m.id = wanted.id and m.is_active and m.kind = sandbox_offers.kind
    order by wanted.place

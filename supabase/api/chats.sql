@@ -124,11 +124,12 @@ begin
 end $$;
 grant execute on function api.add_message to gateway_history, service_role;
 
--- What a key lets be kept.
+-- What a key lets be kept. In plpgsql, which keeps its plan (see correct_tokens).
 create function api.retention_of(key_id bigint)
-returns text language sql stable as $$
-  select k.retention from gateway.api_keys k where k.id = retention_of.key_id
-$$;
+returns text language plpgsql stable as $$
+begin
+  return (select k.retention from gateway.api_keys k where k.id = retention_of.key_id);
+end $$;
 
 -- Raises 400 where a key keeps nothing.
 create function api.refuse_no_retention(retention text)
@@ -198,7 +199,7 @@ create function api.purge_chats()
 returns jsonb language sql security definer set search_path = '' as $$
   with gone as (
     delete from gateway.chat_sessions where id in (
-      select id from gateway.chat_sessions where deleted_at < clock_timestamp() - interval '30 days' limit 1000 for update skip locked)
+      select id from gateway.chat_sessions where deleted_at < statement_timestamp() - interval '30 days' limit 1000 for update skip locked)
     returning 1)
   select jsonb_build_object('purged', count(*)) from gone
 $$;

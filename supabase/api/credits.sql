@@ -238,17 +238,18 @@ begin
   return was;
 end $$;
 
--- Adds one request to its key's day and to its whole life.
+-- Adds one request to its key's day and to its whole life. In plpgsql, which keeps its plan (see correct_tokens).
 create function api.count_usage(u gateway.usage_records)
-returns void language sql as $$
+returns void language plpgsql as $$
+begin
   insert into gateway.key_usage as k (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano, byok_nano, last_used_at)
   select u.key_id, d, 1, u.prompt_tokens, u.completion_tokens, u.cost_nano, u.byok_nano, u.created_at
     from unnest(array['-infinity', (u.created_at at time zone 'utc')::date]) d
   on conflict (key_id, day) do update
     set requests = k.requests + 1, prompt_tokens = k.prompt_tokens + excluded.prompt_tokens,
         completion_tokens = k.completion_tokens + excluded.completion_tokens, cost_nano = k.cost_nano + excluded.cost_nano,
-        byok_nano = k.byok_nano + excluded.byok_nano, last_used_at = excluded.last_used_at
-$$;
+        byok_nano = k.byok_nano + excluded.byok_nano, last_used_at = excluded.last_used_at;
+end $$;
 
 -- Gives a hold back, whole, because the request cost nothing; gives its tokens back to the limits and lets its
 -- Idempotency-Key go. `usage`, of a request that every provider failed, becomes its usage record. Does nothing to a hold that
@@ -295,7 +296,7 @@ returns jsonb language plpgsql security definer set search_path = '' as $$
 declare h record; gone gateway.credit_holds; expired integer := 0;
 begin
   for h in select c.id, c.user_id from (
-             select * from gateway.credit_holds where state = 'held' and expires_at <= clock_timestamp() limit 1000) c
+             select * from gateway.credit_holds where state = 'held' and expires_at <= statement_timestamp() limit 1000) c
            order by c.user_id, c.id loop
     gone := api.let_go(h.id, h.user_id, 'expired');
     if gone.id is not null then

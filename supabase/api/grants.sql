@@ -139,7 +139,7 @@ returns jsonb language plpgsql security definer set search_path = '' as $$
 declare g gateway.credit_grants; purse gateway.users; ending bigint; expired integer := 0;
 begin
   for g in select * from gateway.credit_grants x
-            where x.expires_at <= clock_timestamp() and x.remaining_nano > 0 and not x.is_frozen
+            where x.expires_at <= statement_timestamp() and x.remaining_nano > 0 and not x.is_frozen
             order by x.expires_at limit expire_grants.most loop
     select * into purse from gateway.users u where u.id = g.user_id for no key update skip locked;
     continue when not found;

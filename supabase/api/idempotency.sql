@@ -24,14 +24,16 @@ begin
   return null; -- what it stood for died or failed without an answer
 end $$;
 
--- Makes the key stand for a hold that has just been taken.
+-- Makes the key stand for a hold that has just been taken. In plpgsql, which keeps its plan (see correct_tokens).
 create function api.claim(user_id bigint, key text, fingerprint text, hold_id uuid)
-returns void language sql as $$
+returns void language plpgsql as $$
+#variable_conflict use_column
+begin
   insert into gateway.idempotency_keys as i (user_id, key, fingerprint, hold_id)
   values (claim.user_id, claim.key, claim.fingerprint, claim.hold_id)
   on conflict (user_id, key) do update
-    set fingerprint = claim.fingerprint, hold_id = claim.hold_id, answer = null, created_at = clock_timestamp()
-$$;
+    set fingerprint = claim.fingerprint, hold_id = claim.hold_id, answer = null, created_at = clock_timestamp();
+end $$;
 
 -- Keeps the answer of a served hold, or lets the key go when there is none to keep.
 create function api.keep_answer(hold gateway.credit_holds, answer text)
@@ -51,7 +53,7 @@ end $$;
 -- Deletes keys older than 24 hours and says how many there were.
 create function api.purge_idempotency_keys()
 returns jsonb language sql security definer set search_path = '' as $$
-  with gone as (delete from gateway.idempotency_keys where created_at < clock_timestamp() - interval '24 hours' returning 1)
+  with gone as (delete from gateway.idempotency_keys where created_at < statement_timestamp() - interval '24 hours' returning 1)
   select jsonb_build_object('purged', count(*)) from gone
 $$;
 grant execute on function api.purge_idempotency_keys to gateway_jobs, service_role;

@@ -71,17 +71,18 @@ grant execute on function api.authenticate to gateway_auth, gateway_chat, gatewa
   gateway_billing, gateway_history, gateway_trials, service_role;
 
 -- What a key spent since the start of its present limit_reset period (UTC days, weeks from Monday, months), in nano-dollars.
+-- In plpgsql, which keeps its plan (see correct_tokens).
 create function api.spent(key_id bigint, period text)
-returns bigint language sql stable as $$
-  select coalesce(sum(cost_nano), 0)::bigint from gateway.key_usage k
-   where k.key_id = spent.key_id
-     and k.day between case spent.period
-       when 'daily' then (clock_timestamp() at time zone 'utc')::date
-       when 'weekly' then date_trunc('week', clock_timestamp() at time zone 'utc')::date
-       when 'monthly' then date_trunc('month', clock_timestamp() at time zone 'utc')::date
-       else '-infinity'::date end
-     and case when spent.period is null then '-infinity'::date else 'infinity'::date end
-$$;
+returns bigint language plpgsql stable as $$
+declare
+  today constant date := (clock_timestamp() at time zone 'utc')::date;
+  since constant date := case spent.period when 'daily' then today when 'weekly' then date_trunc('week', today::timestamp)
+                                           when 'monthly' then date_trunc('month', today::timestamp) else '-infinity' end;
+begin
+  return (select coalesce(sum(k.cost_nano), 0)::bigint from gateway.key_usage k
+           where k.key_id = spent.key_id
+             and k.day between since and case when spent.period is null then '-infinity'::date else 'infinity'::date end);
+end $$;
 
 -- A key's own figures as OpenRouter's GET /key has them, amounts in nano-dollars.
 create function api.key_status(key_id bigint)

@@ -18,7 +18,7 @@ begin
     set transaction_id = excluded.transaction_id, sum_nano = excluded.sum_nano, records_until = excluded.records_until,
         broken = excluded.broken, checked_at = excluded.checked_at;
   select count(*) into overdue from gateway.credit_holds h
-   where h.state = 'held' and h.expires_at < clock_timestamp() - interval '10 minutes';
+   where h.state = 'held' and h.expires_at < statement_timestamp() - interval '10 minutes';
   return jsonb_build_object(
     'checked', cardinality(ids),
     'violations', overdue + (select count(*) from gateway.ledger_checks c where c.broken is not null),

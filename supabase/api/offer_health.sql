@@ -23,14 +23,15 @@ begin
       where a.is_byok is not true for update of x skip locked);
 end $$;
 
--- Closes the circuit of the offer that answered a request.
+-- Closes the circuit of the offer that answered a request. In plpgsql, which keeps its plan (see correct_tokens).
 create function api.note_answer(u gateway.usage_records)
-returns void language sql as $$
+returns void language plpgsql as $$
+begin
   update gateway.offer_health h set failures = 0, open_until = null
    where u.outcome = 'completed' and (h.model_id, h.provider) in (
      select x.model_id, x.provider from gateway.offer_health x
-      where x.model_id = u.model and x.provider = u.provider and x.failures > 0 for update skip locked)
-$$;
+      where x.model_id = u.model and x.provider = u.provider and x.failures > 0 for update skip locked);
+end $$;
 
 -- Histograms, as JSON, as one.
 create function api.sum_of(histograms jsonb[])

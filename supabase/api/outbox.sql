@@ -155,7 +155,7 @@ returns jsonb language sql security definer set search_path = '' as $$
     select d.id, o.event, o.payload, o.created_at, api.receiver(d.channel, d.target, o.event, o.payload) as receiver
       from gateway.deliveries d join gateway.outbox o on o.id = d.event_id
      where d.channel = claim_deliveries.channel and d.sent_at is null and d.failed_at is null
-       and d.next_try_at <= clock_timestamp()
+       and d.next_try_at <= statement_timestamp()
      order by d.next_try_at limit claim_deliveries.most for no key update of d skip locked
   ), claimed as (
     update gateway.deliveries d
@@ -217,11 +217,11 @@ returns jsonb language plpgsql security definer set search_path = '' as $$
 declare old bigint[]; told bigint;
 begin
   old := array(select o.id from (select x.id, x.created_at from gateway.outbox x order by x.id limit 10000) o
-                where o.created_at < clock_timestamp() - interval '30 days');
+                where o.created_at < statement_timestamp() - interval '30 days');
   delete from gateway.deliveries d where d.event_id = any (old);
   delete from gateway.outbox o where o.id = any (old);
   delete from gateway.stripe_events e where e.id in (
-    select x.id from gateway.stripe_events x where x.worked_at < clock_timestamp() - interval '90 days' limit 10000);
+    select x.id from gateway.stripe_events x where x.worked_at < statement_timestamp() - interval '90 days' limit 10000);
   get diagnostics told = row_count;
   return jsonb_build_object('events', cardinality(old), 'stripe_events', told);
 end $$;

@@ -271,7 +271,7 @@ create function api.claim_stripe_events(most integer)
 returns jsonb language sql security definer set search_path = '' as $$
   with due as (
     select e.id from gateway.stripe_events e
-     where e.worked_at is null and e.tries < 80 and e.next_try_at <= clock_timestamp()
+     where e.worked_at is null and e.tries < 80 and e.next_try_at <= statement_timestamp()
      order by e.next_try_at limit claim_stripe_events.most for no key update skip locked
   ), claimed as (
     update gateway.stripe_events e
@@ -288,7 +288,7 @@ create function api.claim_open_payments(minutes integer, most integer)
 returns jsonb language sql security definer set search_path = '' as $$
   with due as (
     select p.id from gateway.payments p
-     where p.status = 'pending' and coalesce(p.checked_at, p.created_at) < clock_timestamp() - make_interval(mins => claim_open_payments.minutes)
+     where p.status = 'pending' and coalesce(p.checked_at, p.created_at) < statement_timestamp() - make_interval(mins => claim_open_payments.minutes)
      order by p.checked_at nulls first limit claim_open_payments.most for no key update skip locked
   ), claimed as (
     update gateway.payments p set checked_at = clock_timestamp() from due where due.id = p.id returning p.*

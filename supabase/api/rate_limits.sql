@@ -81,9 +81,10 @@ begin
     'retry_after_ms', ceil(1000 * greatest(extract(epoch from wait), 0.001)))::text;
 end $$;
 
--- What a limit per minute has left once `used` of its minute is taken; null when there is no limit.
+-- What a limit per minute has left once `used` of its minute is taken; null when there is no limit. Stable and not immutable,
+-- because jsonb_build_object is stable: Postgres inlines no function that promises more than its body does.
 create function api.level(per_minute bigint, used interval)
-returns jsonb language sql immutable as $$
+returns jsonb language sql stable as $$
   select case when per_minute is not null then jsonb_build_object(
     'limit', per_minute,
     'remaining', greatest(0, floor(round(per_minute * (1 - extract(epoch from used) / 60), 3))),
@@ -205,8 +206,10 @@ grant execute on function api.set_limits to gateway_admin, service_role;
 
 -- Puts the tokens really used in place of those taken at admission, of which a limit took no more than itself. The caller
 -- has locked the buckets; one that was made since and is locked by another is left alone: to wait for it could deadlock.
+-- In plpgsql, which keeps its plans: a function in SQL that cannot be inlined is planned anew by each call before Postgres 18.
 create function api.correct_tokens(user_id bigint, key_id bigint, taken bigint, used bigint)
-returns void language sql as $$
+returns void language plpgsql as $$
+begin
   with mine as (
     select m.scope, m.id from gateway.rate_limit_buckets m
      where (m.scope = 'user' and m.id = correct_tokens.user_id) or (m.scope = 'key' and m.id = correct_tokens.key_id)
@@ -218,8 +221,8 @@ returns void language sql as $$
          day_tokens = greatest(0, b.day_tokens + correct_tokens.used - correct_tokens.taken),
          month_tokens = greatest(0, b.month_tokens + correct_tokens.used - correct_tokens.taken)
     from mine join api.limits_of(correct_tokens.user_id, correct_tokens.key_id) l using (scope, id)
-   where b.scope = mine.scope and b.id = mine.id and not (l.tokens_per_minute is null and l.caps is null)
-$$;
+   where b.scope = mine.scope and b.id = mine.id and not (l.tokens_per_minute is null and l.caps is null);
+end $$;
 
 -- Takes from the user's bucket and then from the key's, after checking how many requests run at once (leases are holds
 -- that have not expired, but for the caller's own when it asks again); returns the levels of the tighter one. Nothing is

@@ -15,7 +15,7 @@ begin
   if not found or exists (select from gateway.recovery_tokens t where t.hash = start_recovery.hash) then
     return 'null'::jsonb;
   end if;
-  delete from gateway.recovery_tokens t where t.user_id = person and t.expires_at <= clock_timestamp();
+  delete from gateway.recovery_tokens t where t.user_id = person and t.expires_at <= statement_timestamp();
   if (select count(*) from gateway.recovery_tokens t where t.user_id = person and t.used_by is null) >= api.max_recoveries() then
     return 'null'::jsonb;
   end if;

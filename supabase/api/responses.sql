@@ -1,14 +1,16 @@
 -- Responses that are kept, for previous_response_id and to be read again: thirty days, by their owner only.
 
 -- Keeps a response {previous_id, input, response} for thirty days, once, if its key lets it be kept; null keeps nothing.
+-- In plpgsql, which keeps its plan (see correct_tokens).
 create function api.keep_response(hold_id uuid, user_id bigint, key_id bigint, kept jsonb)
-returns void language sql as $$
+returns void language plpgsql as $$
+begin
   insert into gateway.responses (id, user_id, previous_id, input, response, expires_at)
   select keep_response.hold_id, keep_response.user_id, (kept ->> 'previous_id')::uuid, kept -> 'input', kept -> 'response',
          clock_timestamp() + interval '30 days'
    where kept ? 'response' and api.retention_of(keep_response.key_id) = 'full'
-  on conflict (id) do nothing
-$$;
+  on conflict (id) do nothing;
+end $$;
 
 -- One of the caller's stored responses; raises 404, for another's as for none, and what verify raises.
 create function api.own_response(key_id text, key_hashes jsonb, ip inet, referer text, response_id uuid)
@@ -61,7 +63,7 @@ create function api.purge_responses()
 returns jsonb language sql security definer set search_path = '' as $$
   with gone as (
     delete from gateway.responses where id in (
-      select id from gateway.responses where expires_at <= clock_timestamp() limit 10000 for update skip locked) returning 1)
+      select id from gateway.responses where expires_at <= statement_timestamp() limit 10000 for update skip locked) returning 1)
   select jsonb_build_object('purged', count(*)) from gone
 $$;
 grant execute on function api.purge_responses to gateway_jobs, service_role;

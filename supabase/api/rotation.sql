@@ -9,7 +9,7 @@ begin
   for k in update gateway.api_keys x set rotation_told_at = clock_timestamp()
             where x.id in (select y.id from gateway.api_keys y
                             where y.rotation_days is not null and y.status = 'active' and y.rotation_told_at is null
-                              and y.rotated_at + make_interval(days => y.rotation_days) < clock_timestamp() + interval '3 days'
+                              and y.rotated_at + make_interval(days => y.rotation_days) < statement_timestamp() + interval '3 days'
                             order by y.rotated_at limit due_rotations.most for no key update skip locked)
             returning * loop
     insert into gateway.outbox (event, payload) values ('key.rotation_due', jsonb_build_object(
@@ -18,7 +18,7 @@ begin
   return (select coalesce(jsonb_agg(jsonb_build_object('key_id', y.id, 'environment', y.environment)), '[]')
             from (select * from gateway.api_keys x
                    where x.rotation_days is not null and x.status = 'active' and x.rotation_told_at is not null
-                     and x.rotated_at + make_interval(days => x.rotation_days) <= clock_timestamp()
+                     and x.rotated_at + make_interval(days => x.rotation_days) <= statement_timestamp()
                    order by x.rotated_at limit due_rotations.most) y);
 end $$;
 grant execute on function api.due_rotations to gateway_jobs, service_role;
@@ -48,11 +48,11 @@ returns jsonb language plpgsql security definer set search_path = '' as $$
 declare credentials integer; pickups integer;
 begin
   delete from gateway.key_credentials c where c.public_id in (
-    select x.public_id from gateway.key_credentials x where x.expires_at < clock_timestamp()
+    select x.public_id from gateway.key_credentials x where x.expires_at < statement_timestamp()
      order by x.expires_at limit purge_credentials.most for update skip locked);
   get diagnostics credentials = row_count;
   delete from gateway.key_pickups p where p.key_id in (
-    select x.key_id from gateway.key_pickups x where x.expires_at < clock_timestamp()
+    select x.key_id from gateway.key_pickups x where x.expires_at < statement_timestamp()
      limit purge_credentials.most for update skip locked);
   get diagnostics pickups = row_count;
   return jsonb_build_object('purged', credentials + pickups);

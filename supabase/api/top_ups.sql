@@ -38,7 +38,7 @@ begin
   for t in select a.user_id, a.amount_cents, a.payment_method_id, u.stripe_customer_id
              from gateway.auto_top_ups a join gateway.users u on u.id = a.user_id
             where a.is_on and u.status = 'active' and u.credits_nano - u.held_nano - u.frozen_nano < a.threshold_nano
-              and coalesce(a.last_at < clock_timestamp() - interval '10 minutes', true)
+              and coalesce(a.last_at < statement_timestamp() - interval '10 minutes', true)
             order by a.user_id limit open_top_ups.most for no key update of a skip locked loop
     insert into gateway.payments (user_id, kind, amount_cents, credit_nano)
     values (t.user_id, 'auto_top_up', t.amount_cents, t.amount_cents * 10000000)

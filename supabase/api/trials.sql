@@ -79,12 +79,12 @@ returns jsonb language sql security definer set search_path = '' as $$
   with told as (
     update gateway.trials t set told_at = clock_timestamp()
      where t.id in (select x.id from gateway.trials x
-                     where x.ended_at is null and x.told_at is null and x.ends_at < clock_timestamp() + interval '3 days'
-                       and x.ends_at > clock_timestamp() order by x.ends_at limit end_trials.most for no key update skip locked)
+                     where x.ended_at is null and x.told_at is null and x.ends_at < statement_timestamp() + interval '3 days'
+                       and x.ends_at > statement_timestamp() order by x.ends_at limit end_trials.most for no key update skip locked)
     returning t.user_id, t.ends_at, 'trial.ending' as event
   ), ended as (
     update gateway.trials t set ended_at = clock_timestamp()
-     where t.id in (select x.id from gateway.trials x where x.ended_at is null and x.ends_at <= clock_timestamp()
+     where t.id in (select x.id from gateway.trials x where x.ended_at is null and x.ends_at <= statement_timestamp()
                      order by x.ends_at limit end_trials.most for no key update skip locked)
     returning t.user_id, t.ends_at, 'trial.ended' as event
   ), sent as (

@@ -273,7 +273,7 @@ create function api.monitor(hours integer)
 returns jsonb language sql stable security definer set search_path = '' as $$
   with offers as materialized (
     select * from gateway.usage_by_offer u
-     where u.hour >= date_trunc('hour', clock_timestamp(), 'UTC') - make_interval(hours => monitor.hours)
+     where u.hour >= date_trunc('hour', statement_timestamp(), 'UTC') - make_interval(hours => monitor.hours)
   ), times as (
     select b.n, sum(b.duration)::bigint as duration
       from offers o cross join lateral unnest(o.durations) with ordinality b (duration, n) group by 1
@@ -283,12 +283,12 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     'errors', (select coalesce(sum(o.errors), 0) from offers o),
     'latency', (select api.percentiles(array_agg(t.duration order by t.n)) from times t),
     'active_users', (select count(distinct k.user_id) from gateway.usage_by_key k
-                      where k.day >= (clock_timestamp() at time zone 'utc')::date),
+                      where k.day >= (statement_timestamp() at time zone 'utc')::date),
     'providers', (select coalesce(jsonb_agg(to_jsonb(p) order by p.provider), '[]') from (
       select o.provider, sum(o.requests) as requests, sum(o.errors) as errors from offers o group by 1) p),
     'holds', (select jsonb_build_object(
                 'open', count(*), 'held_nano', coalesce(sum(h.bound_nano), 0),
-                'stale', count(*) filter (where h.expires_at < clock_timestamp() - interval '10 minutes'))
+                'stale', count(*) filter (where h.expires_at < statement_timestamp() - interval '10 minutes'))
                 from gateway.credit_holds h where h.state = 'held'),
     'rolled_up_until', (select r.until from gateway.rollups r where r.name = 'usage' and isfinite(r.until)),
     'outbox', (select coalesce(jsonb_agg(to_jsonb(w) order by w.channel, w.event), '[]') from (
@@ -302,14 +302,14 @@ returns jsonb language sql stable security definer set search_path = '' as $$
        group by 1, 2) w),
     -- a customer's webhook that does not answer is no fault of ours
     'stripe_events_waiting', (select count(*) from gateway.stripe_events e
-                               where e.worked_at is null and e.received_at < clock_timestamp() - interval '1 hour'),
+                               where e.worked_at is null and e.received_at < statement_timestamp() - interval '1 hour'),
     'payments_disagreeing', (select count(*) from gateway.payments p where p.status = 'disagreeing'),
     'outbox_failed', (select count(*) from gateway.deliveries d
-                       where d.failed_at > clock_timestamp() - interval '7 days' and d.channel <> 'webhook'
+                       where d.failed_at > statement_timestamp() - interval '7 days' and d.channel <> 'webhook'
                          and d.reason is distinct from 'withdrawn'),
     'refusals', (select coalesce(jsonb_object_agg(f.code, f.count), '{}') from (
       select r.code, sum(r.count) as count from gateway.refusals r
-       where r.hour >= date_trunc('hour', clock_timestamp()) - interval '1 hour' group by 1) f),
+       where r.hour >= date_trunc('hour', statement_timestamp()) - interval '1 hour' group by 1) f),
     'alerts', (select coalesce(jsonb_object_agg(a.kind, a.count), '{}') from (
       select a.kind, count(*) as count from gateway.alerts a where a.resolved_at is null group by 1) a))
 $$;

@@ -336,6 +336,23 @@ async def test_a_pooler_is_sent_no_prepared_statements(place: Database, monkeypa
     database.use(Postgres(place.service))
     assert await database.call("prepared") == 0
     await database.close()
+    database.use(Postgres(place.service, "session"))
+    assert await database.call("prepared") == 1
+    await database.close()
+
+
+async def test_the_first_sign_of_a_pooler_ends_the_cache(place: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    database.use(Postgres(place.service))
+    waiting = [asyncio.create_task(database.call("sleep", seconds=0.2)) for _ in range(3)]
+    identity = uuid4()
+    assert await database.call("effect", id=identity) == str(identity)
+    await database.call("forget")
+    assert await database.call("effect", id=identity) == str(identity)
+    assert await asyncio.gather(*waiting) == [True, True, True]  # on connections that keep statements
+    assert [await database.call("prepared") for _ in range(5)] == [0, 0, 0, 0, 0]
+    assert capsys.readouterr().out.count("database_pooler_found") == 1
+    assert await effects(place) == 1
+    await database.close()
 
 
 @pytest.mark.usefixtures("transport")

@@ -52,6 +52,13 @@ create function api.prepared() returns jsonb language sql as $$
   select to_jsonb(count(*)) from pg_prepared_statements where name <> ''
 $$;
 
+-- What happens to prepared statements behind a pooler: the server that is met has none of ours.
+create function api.forget() returns jsonb language plpgsql as $$
+begin
+  deallocate all;
+  return to_jsonb(true);
+end $$;
+
 grant usage on schema api, probe to service_role;
 grant usage on sequence probe.runs to service_role;
 grant select, insert on probe.effects to service_role;

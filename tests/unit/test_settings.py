@@ -30,6 +30,7 @@ FULL = GOOD | {
         ({"STAGE": "Production"}, "STAGE"),
         ({"DATABASE_URL": None}, "DATABASE_URL"),
         ({"DATABASE_URL": ""}, "DATABASE_URL"),
+        ({"DATABASE_POOLER": CANARY}, "DATABASE_POOLER"),
         ({"SUPABASE_URL": CANARY, "SUPABASE_SERVICE_KEY": CANARY}, "SUPABASE_URL"),
         ({"DATABASE_URL": None, "SUPABASE_URL": CANARY}, "SUPABASE_SERVICE_KEY"),
         ({"KEY_PEPPERS": None}, "KEY_PEPPERS"),

@@ -19,8 +19,10 @@ TRIES = 3
 PAUSE_S = 0.04
 """Longest pause before the second try of a contended call; it doubles with each further try."""
 
-LOST = frozenset({"08003", "08006", "57P01", "57P02", "57P05", "PGRST001"})
-"""A connection broke, ours or PostgREST's: while the environment was frozen, or as the server restarted."""
+LOST = frozenset({"08003", "08006", "57P01", "57P02", "57P05", "PGRST001", "26000", "42P05"})
+"""A connection broke, ours or PostgREST's: while the environment was frozen, or as the server restarted. Or it is no
+connection but a pooler's, whose server does not have our prepared statement, or has another's (POOLED in postgres.py).
+"""
 
 CONTENDED = frozenset({"40001", "40P01", "55P03"})
 """Undone because of another transaction: serialization failure, deadlock, lock timeout."""
@@ -134,7 +136,7 @@ def _chosen() -> Transport:
     if settings.database_url:
         from gateway.database.postgres import Postgres  # noqa: PLC0415
 
-        return Postgres(settings.database_url.reveal())
+        return Postgres(settings.database_url.reveal(), settings.database_pooler)
     if not (settings.supabase_url and settings.supabase_service_key):
         raise RuntimeError("neither DATABASE_URL nor SUPABASE_URL with SUPABASE_SERVICE_KEY is set")
     from gateway.database.supabase import Supabase  # noqa: PLC0415

@@ -9,19 +9,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import asyncpg
 import msgspec
 
+from gateway import telemetry
 from gateway.database import LOST, Failure
 
-type Connection = asyncpg.Connection[asyncpg.Record]
+if TYPE_CHECKING:
+    from gateway.settings import Pooler
+
+    AnyConnection = asyncpg.Connection[asyncpg.Record]
+else:
+    AnyConnection = asyncpg.Connection
 
 TRANSACTION_POOLER_PORT = 6543
-"""Supabase's pooler in transaction mode: each statement may meet another server connection, which knows none
-of our prepared statements (https://supabase.com/docs/guides/database/connecting-to-postgres)."""
+"""Supabase's pooler in transaction mode: each transaction may meet another server connection, which knows none of our
+prepared statements (https://supabase.com/docs/guides/database/connecting-to-postgres). DATABASE_POOLER names others."""
+
+POOLED = frozenset({"26000", "42P05"})
+"""A prepared statement is not there, or is there already. A pooler in transaction mode answers that to a client which
+keeps statements; nothing has run then."""
+CACHED_STATEMENTS = 100
 
 CONNECTIONS = 10
 CONNECT_TIMEOUT_S = 5
@@ -33,12 +45,26 @@ BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientE
 """All that asyncpg raises; a TimeoutError is an OSError."""
 
 
+class Connection(AnyConnection):
+    """A connection whose prepared statements have names that no other connection's have.
+
+    asyncpg counts them in each process. Behind a pooler that we do not know of yet, a statement of the same name that
+    another process made would run in place of ours; a name that nobody else has is refused instead (POOLED).
+    """
+
+    keeps_statements = True
+
+    def _get_unique_id(self, prefix: str) -> str:
+        return f"__asyncpg_{prefix}_{uuid4().hex}__"
+
+
 class Postgres:
     """At most ten connections to one database, opened as calls need them, for the running event loop."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pooler: Pooler | None = None) -> None:
         self._url = url
-        self._cached_statements = 0 if urlsplit(url).port == TRANSACTION_POOLER_PORT else 100
+        known = pooler or ("transaction" if urlsplit(url).port == TRANSACTION_POOLER_PORT else None)
+        self._keeps_statements = known != "transaction"
         self._slots = asyncio.Semaphore(CONNECTIONS)
         self._idle: list[tuple[Connection, float]] = []
         self._closing: set[asyncio.Task[None]] = set()
@@ -56,6 +82,9 @@ class Postgres:
         except asyncpg.PostgresError as error:
             failure = Failure(error.sqlstate or "XX000", error.message or "", error.detail)
             sound = failure.code not in LOST
+            if failure.code in POOLED and self._keeps_statements:
+                self._keeps_statements = False
+                telemetry.log("database_pooler_found", level="WARNING", sqlstate=failure.code)
             if not sound:
                 self._drop_idle()
             raise failure from error
@@ -103,9 +132,15 @@ class Postgres:
         return None
 
     async def _connect(self) -> Connection:
-        return await asyncpg.connect(
-            self._url, statement_cache_size=self._cached_statements, command_timeout=COMMAND_TIMEOUT_S
+        keeps = self._keeps_statements
+        connection = await asyncpg.connect(
+            self._url,
+            connection_class=Connection,
+            statement_cache_size=CACHED_STATEMENTS if keeps else 0,
+            command_timeout=COMMAND_TIMEOUT_S,
         )
+        connection.keeps_statements = keeps
+        return connection
 
     def _give(self, connection: Connection, *, sound: bool) -> None:
         """Takes a connection back, and resets nothing: no call sets anything outside its transaction.
@@ -113,7 +148,7 @@ class Postgres:
         One whose call was given up is closed when the server knows.
         """
         self._slots.release()
-        if sound:
+        if sound and connection.keeps_statements == self._keeps_statements:
             self._idle.append((connection, self._clock()))
         elif not connection.is_closed():
             closing = asyncio.create_task(_close(connection))

@@ -1,0 +1,1 @@
+"""What the gateway does when its surroundings fail (`make chaos`), and whether it grows (`make soak`)."""
