@@ -18,6 +18,7 @@ type Kind = Literal[
     "unusual_network",
     "unusual_spend",
     "refused_role_change",
+    "refused_key_change",
     "payment_disagrees",
     "payment_unknown",
     "price_quarantined",

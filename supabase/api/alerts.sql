@@ -20,7 +20,6 @@ begin
     'created_at', a.created_at));
   return jsonb_build_object('opened', true, 'alert_id', a.id);
 end $$;
-grant execute on function api.raise_alert to gateway_admin, service_role;
 
 -- Whether an alert of this kind and subject is open, or was resolved at or after `at`: what had happened by then was known.
 create function api.is_known(kind text, subject text, at timestamptz)
@@ -139,6 +138,7 @@ create function api.resolve_alert(alert_id bigint, note text, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.alerts; a gateway.alerts;
 begin
+  actor := api.confirm(actor, null);
   select * into was from gateway.alerts x where x.id = resolve_alert.alert_id for update;
   if not found then
     raise exception using errcode = 'PT404', message = 'not_found';

@@ -12,6 +12,7 @@ create function api.save_coupon(coupon_id bigint, changes jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.coupons; c gateway.coupons;
 begin
+  actor := api.confirm(actor, null);
   if save_coupon.coupon_id is null then
     c := jsonb_populate_record(null::gateway.coupons, changes);
     insert into gateway.coupons (code, kind, description, credit_nano, percent, most_nano, user_id, max_uses, starts_at, ends_at,
@@ -94,6 +95,7 @@ create function api.redeem(user_id bigint, code text, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare c gateway.coupons; r gateway.coupon_redemptions;
 begin
+  actor := api.confirm(actor, user_id);
   perform from gateway.users u where u.id = redeem.user_id for no key update;
   select * into c from gateway.coupons x where x.code = upper(redeem.code) for no key update;
   if not found or (c.user_id is not null and c.user_id <> redeem.user_id) then

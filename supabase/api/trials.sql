@@ -6,6 +6,7 @@ create function api.start_trial(user_id bigint, blocked jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare terms gateway.trial_terms; u gateway.users; g gateway.credit_grants; t gateway.trials; hashes bytea[];
 begin
+  actor := api.confirm(actor, user_id);
   select * into u from gateway.users x where x.id = start_trial.user_id for no key update;
   select * into t from gateway.trials x where x.user_id = u.id;
   if found and api.was_done(actor, 'trial.started', 'user:' || u.id) then
@@ -100,6 +101,7 @@ create function api.trial_terms(changes jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.trial_terms; made gateway.trial_terms;
 begin
+  actor := api.confirm(actor, null);
   select * into was from gateway.trial_terms for update;
   made := jsonb_populate_record(was, coalesce(changes, '{}'));
   if made is distinct from was then
