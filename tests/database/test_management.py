@@ -10,10 +10,10 @@ import pytest
 from gateway.database import call
 from gateway.errors import Unauthenticated
 from tests.database.grants import MAY_EXECUTE
-from tests.harness.builders import a_caller, dump, refusal
+from tests.harness.builders import a_caller, acting, dump, refusal
 
 if TYPE_CHECKING:
-    from tests.harness.builders import Caller, Connection
+    from tests.harness.builders import Connection
 
 pytestmark = pytest.mark.usefixtures("service")
 
@@ -53,15 +53,6 @@ VALUES: dict[str, Any] = {
     "bigint": 1, "integer": 60, "text": "x", "jsonb": {}, "boolean": False, "timestamp with time zone": None,
 }  # fmt: skip
 LISTS = {"scopes", "events", "blocked"}
-
-
-def acting(caller: Caller, scope: str, *scopes: str) -> dict[str, Any]:
-    """The actor of a request with a key, as the functions send it."""
-    credential = {"key_id": caller.public_id, "key_hashes": [caller.key_hash], "referer": None, "scope": scope}
-    return {
-        "name": f"user:{caller.user_id}", "user_id": caller.user_id, "key_id": caller.key_id, "ip": "198.51.100.7",
-        "request_id": "req_1", "scopes": [scope, *scopes], "credential": credential,
-    }  # fmt: skip
 
 
 async def changes(operator: Connection) -> dict[str, dict[str, str]]:
