@@ -117,7 +117,19 @@ returns jsonb language sql stable security definer set search_path = '' as $$
 $$;
 grant execute on function api.export_user to gateway_account, service_role;
 
--- Ends an account for good: keys and sign-ins end, what is personal is erased; the ledger and the audit log stay, without a name.
+-- Confirms that an account may be ended, before Stripe is asked to end what it has of it: {customer_id, username, email}. Raises 409
+-- for the last admin.
+create function api.closing(user_id bigint, actor jsonb)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+begin
+  actor := api.confirm(actor, user_id);
+  perform api.refuse_last_admin(closing.user_id);
+  return (select jsonb_build_object('customer_id', u.stripe_customer_id, 'username', u.username, 'email', u.email)
+            from gateway.users u where u.id = closing.user_id);
+end $$;
+grant execute on function api.closing to gateway_billing, service_role;
+
+-- Ends an account for good, after Stripe has: keys and sign-ins end, what is personal is erased; the ledger and the audit log stay, without a name.
 -- Requests in flight are still settled. Again it changes nothing. Raises 409 for the last admin.
 create function api.delete_user(user_id bigint, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
@@ -130,6 +142,7 @@ begin
   perform api.refuse_last_admin(delete_user.user_id);
   update gateway.users u set status = 'deleted', username = 'deleted-' || u.id, email = null, display_name = '', own_providers = null
    where u.id = delete_user.user_id;
+  perform api.leave_stripe(delete_user.user_id);
   delete from gateway.key_credentials c using gateway.api_keys k where k.id = c.key_id and k.user_id = delete_user.user_id;
   delete from gateway.key_pickups p using gateway.api_keys k where k.id = p.key_id and k.user_id = delete_user.user_id;
   update gateway.api_keys k set status = 'revoked' where k.user_id = delete_user.user_id;
@@ -144,4 +157,4 @@ begin
   insert into gateway.outbox (event, payload) values ('user.deleted', jsonb_build_object('user_id', delete_user.user_id));
   return '{"deleted": true}';
 end $$;
-grant execute on function api.delete_user to gateway_account, service_role;
+grant execute on function api.delete_user to gateway_billing, service_role;
