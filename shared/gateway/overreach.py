@@ -27,9 +27,8 @@ async def guarded_role(change: str, about: str, actor: Actor, /, **arguments: An
 async def _run(kind: str, subject: str, change: str, about: str, actor: Actor, arguments: dict[str, Any]) -> Any:
     try:
         return await database.call(change, actor=actor, **arguments)
-    except InsufficientScope:
-        # apart from the change, which was undone
-        await database.call(
-            "report_overreach", kind=kind, subject=subject, change=change, about=about, actor=actor
-        )
+    except InsufficientScope as refusal:
+        if type(refusal) is InsufficientScope:  # and not a key that was paused, or a role that was taken, meanwhile
+            told = {"kind": kind, "subject": subject, "change": change, "about": about}
+            await database.call("report_overreach", **told, actor=actor)  # apart from the change, which was undone
         raise
