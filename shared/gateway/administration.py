@@ -40,7 +40,8 @@ async def create(actor: Actor, wanted: Account) -> dict[str, Any]:
     """
     minted = keys.mint(keyring.environment_of(wanted.environment_tag))
     made = await guarded_role(
-        "create_account", f"user:{wanted.username}", actor, username=wanted.username, email=wanted.email, role=wanted.role,
+        "create_account", f"user:{wanted.username}", actor,
+        username=wanted.username, email=wanted.email, role=wanted.role,
         minted={
             "public_id": minted.id, "key_hash": minted.hash, "last_four": minted.last_four,
             "environment": minted.environment,

@@ -27,7 +27,7 @@ ADDRESS = re.compile(r"[^\s@]{1,64}@[^\s@]{1,189}")
 PROVED = {"email": "address", "google_oauth": "email", "apple_oauth": "email"}
 """Linked accounts whose address somebody has proved to own, best first, and the member that it is in."""
 MAILED = frozenset({"otp", "magiclink", "recovery", "invite", "email/signup", "email_change"})
-"""Entries of Supabase's `amr` that say that a mail to the address was answered; an `otp` may have been one to a phone."""
+"""Entries of Supabase's `amr` that say that a mail to the address was answered; an `otp` may have gone to a phone."""
 TRUSTED = frozenset({"google", "apple", "github"})
 """Providers behind Supabase's `oauth` that hand out addresses only of those who have proved them."""
 API_S = 5.0

@@ -1,4 +1,4 @@
-"""Changes that a key may be refused because they give more than it has: who tries is reported to operators and owner."""
+"""Changes that give more than a key has are refused, and who tries them is reported to operators and owner."""
 
 from __future__ import annotations
 

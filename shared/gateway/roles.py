@@ -45,4 +45,3 @@ async def assign(actor: Actor, user_id: int, role: str, reason: str) -> dict[str
         "assign_role", f"user:{user_id}", actor, user_id=user_id, role=role, reason=reason
     )
     return found
-

@@ -3,7 +3,7 @@
 -- Opens an alert about `subject` unless one of this kind is open, tells it to the webhook, and returns {alert_id, opened};
 -- `detail` holds numbers and ids, no secret and no address of mail. Called after a refusal, it stays when that is undone.
 create function api.raise_alert(kind text, subject text, detail jsonb, user_id bigint default null, key_id bigint default null)
-returns jsonb language plpgsql security definer set search_path = '' as $$
+returns jsonb language plpgsql as $$
 #variable_conflict use_column
 declare a gateway.alerts;
 begin

@@ -70,6 +70,12 @@ begin
   return actor || jsonb_build_object('key_id', who.key_id, 'scopes', api.shared(who.key_scopes, who.role_scopes));
 end $$;
 
+-- Whether a caller may do `scope`: his key and his role.
+create function api.may(who api.caller, scope text)
+returns boolean language sql immutable as $$
+  select scope = any (who.key_scopes) and scope = any (who.role_scopes)
+$$;
+
 -- The scopes that are in both sets.
 create function api.shared(one text[], other text[])
 returns text[] language sql immutable as $$

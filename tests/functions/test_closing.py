@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests.functions.test_errors import error_of
-from tests.functions.test_offers import START, a_plan, ask, told
-from tests.functions.test_payments import delivered
+from tests.functions.test_offers import a_plan, ask, told
+from tests.functions.test_payments import START, delivered
 
 if TYPE_CHECKING:
     from local.stripe import Stripe
@@ -29,7 +29,9 @@ async def test_what_stripe_has_of_an_account_ends_with_it(gateway: InProcess, st
     await told(gateway, "PUT", "/user/auto-top-up", {"threshold_usd": 5, "amount_cents": 2000})
     assert (await ask(gateway, "DELETE", "/user", END)).status_code == 200
     assert stripe.objects[owner["id"]]["status"] == "canceled"
-    assert [each["object"] for each in stripe.objects.values() if each["object"] in ("customer", "payment_method")] == []
+    assert [
+        each["object"] for each in stripe.objects.values() if each["object"] in ("customer", "payment_method")
+    ] == []
     await delivered(stripe)
     assert await gateway.rows("select status from gateway.subscriptions") == [{"status": "canceled"}]
     assert await gateway.rows("select 1 from gateway.auto_top_ups") == []

@@ -145,19 +145,17 @@ async def test_the_former_secret_fetches_the_one_that_the_clock_made(gateway: In
 async def test_who_tries_is_reported_once(gateway: InProcess):
     key_id, key = await restricted(gateway, limit_usd=1)
     admin = {"key_name": "wide", "scope_permissions": [Scope.ADMIN_USERS]}
-    asked = (
+    asked: tuple[tuple[str, str, Any], ...] = (
         ("POST", KEYS, admin), ("PUT", f"{KEYS}/{key_id}", {"limit_usd": 2}),
         ("PUT", f"/user/rate-limits/{key_id}", {}), ("POST", "/auth/session-keys", {"scopes": [Scope.ADMIN_USERS]}),
     )  # fmt: skip
-    refused = await asyncio.gather(*(send(gateway, *each, key) for each in asked * 3))
+    refused = await asyncio.gather(*(send(gateway, method, path, body, key) for method, path, body in asked * 3))
     assert {response.status_code for response in refused} == {403}
     alerts = await gateway.rows("select kind, subject, user_id, key_id from gateway.alerts")
     assert alerts == [
         {"kind": "refused_key_change", "subject": f"key:{key_id}", "user_id": gateway.user_id, "key_id": key_id}
     ]
-    logs = await gateway.client.get(
-        "/user/api-keys/audit-logs?action=key.overreached", headers=gateway.headers()
-    )
+    logs = await gateway.client.get("/user/api-keys/audit-logs?action=key.overreached", headers=gateway.headers())
     assert [entry["resource"] for entry in logs.json()["logs"]] == [f"key:{key_id}"]
 
 
@@ -180,7 +178,8 @@ async def waits(gateway: InProcess) -> None:
     await eventually(found)
 
 
-DELETE = """select api.delete_key(k.id, k.user_id, true, '{"name": "test"}') from gateway.api_keys k where k.public_id = $1"""
+DELETE = """select api.delete_key(k.id, k.user_id, true, '{"name": "test"}')
+  from gateway.api_keys k where k.public_id = $1"""
 ROTATE = """select api.rotate_key(k.id, k.user_id, jsonb_build_object('public_id', 'another00000',
   'key_hash', 'v1:' || repeat('a', 64), 'last_four', '0000'), 0,
   jsonb_build_object('name', 'test', 'scopes', k.scopes))

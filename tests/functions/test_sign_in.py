@@ -192,7 +192,7 @@ def by(*ways: Any) -> list[dict[str, Any]]:
     ],
 )
 async def test_an_address_is_believed_when_supabase_saw_it_proved(
-    gateway: InProcess, issuer: Issuer, claims: dict[str, Any], is_proved: bool
+    gateway: InProcess, issuer: Issuer, claims: dict[str, Any], *, is_proved: bool
 ):
     """The user writes `user_metadata` himself."""
     token = issuer.supabase_token(issuer.supabase, ADA, user_metadata={"email_verified": True}, **claims)
