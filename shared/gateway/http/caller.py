@@ -27,7 +27,7 @@ class Caller(msgspec.Struct, frozen=True):
     ip: str | None
     request_id: str
     credential: dict[str, Any]
-    """By what, and for which scope: {key_id, key_hashes, referer, scope}; a change verifies it in its own transaction."""
+    """By what, and for which scope: {key_id, key_hashes, referer, scope}. A change verifies it once more."""
 
     def __repr__(self) -> str:
         return f"Caller(user_id={self.user_id}, key_id={self.key_id})"
