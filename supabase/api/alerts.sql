@@ -3,7 +3,7 @@
 -- Opens an alert about `subject` unless one of this kind is open, tells it to the webhook, and returns {alert_id, opened};
 -- `detail` holds numbers and ids, no secret and no address of mail. Called after a refusal, it stays when that is undone.
 create function api.raise_alert(kind text, subject text, detail jsonb, user_id bigint default null, key_id bigint default null)
-returns jsonb language plpgsql as $$
+returns jsonb language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
 declare a gateway.alerts;
 begin
@@ -20,6 +20,7 @@ begin
     'created_at', a.created_at));
   return jsonb_build_object('opened', true, 'alert_id', a.id);
 end $$;
+grant execute on function api.raise_alert to gateway_admin, service_role;
 
 -- Whether an alert of this kind and subject is open, or was resolved at or after `at`: what had happened by then was known.
 create function api.is_known(kind text, subject text, at timestamptz)

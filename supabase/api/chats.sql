@@ -22,7 +22,7 @@ begin
 end $$;
 
 -- Makes a session by a key and returns it; raises 400 above 10,000 of a user.
-create function api.create_session_of(user_id bigint, key_id bigint, title text, description text, model text)
+create function api.create_session_of(user_id bigint, title text, description text, model text, key_id bigint default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare s gateway.chat_sessions;
 begin
@@ -36,7 +36,7 @@ end $$;
 grant execute on function api.create_session_of to gateway_history, service_role;
 
 -- A user's sessions, the last changed first: {sessions, count}, the latter of all.
-create function api.sessions(user_id bigint, own_key bigint, most integer, skipped integer)
+create function api.sessions(user_id bigint, most integer, skipped integer, own_key bigint default null)
 returns jsonb language sql stable security definer set search_path = '' as $$
   select jsonb_build_object(
     'count', (select count(*) from gateway.chat_sessions x where x.user_id = sessions.user_id and x.deleted_at is null
@@ -49,7 +49,7 @@ $$;
 grant execute on function api.sessions to gateway_history, service_role;
 
 -- A session with its latest `most` messages before the one with the id `before`, oldest first; raises 404.
-create function api.session(session_id bigint, user_id bigint, own_key bigint, most integer, before bigint)
+create function api.session(session_id bigint, user_id bigint, most integer, before bigint, own_key bigint default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare s constant gateway.chat_sessions := api.own_session(session_id, user_id, own_key);
 begin
@@ -61,7 +61,7 @@ end $$;
 grant execute on function api.session to gateway_history, service_role;
 
 -- Changes what is given of {title, description, model} of a session and returns it; raises 404.
-create function api.change_session(session_id bigint, user_id bigint, own_key bigint, changes jsonb)
+create function api.change_session(session_id bigint, user_id bigint, changes jsonb, own_key bigint default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare s gateway.chat_sessions := jsonb_populate_record(api.own_session(session_id, user_id, own_key), changes);
 begin
@@ -72,7 +72,7 @@ end $$;
 grant execute on function api.change_session to gateway_history, service_role;
 
 -- Takes a session from everybody's sight; raises 404.
-create function api.delete_session(session_id bigint, user_id bigint, own_key bigint)
+create function api.delete_session(session_id bigint, user_id bigint, own_key bigint default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare s constant gateway.chat_sessions := api.own_session(session_id, user_id, own_key);
 begin
@@ -82,7 +82,7 @@ end $$;
 grant execute on function api.delete_session to gateway_history, service_role;
 
 -- A user's sessions whose title or messages hold a text, in whatever case, the last changed first: at most `most`.
-create function api.search_sessions(user_id bigint, own_key bigint, wanted text, most integer)
+create function api.search_sessions(user_id bigint, wanted text, most integer, own_key bigint default null)
 returns jsonb language sql stable security definer set search_path = '' as $$
   select coalesce(jsonb_agg(api.session_shown(s) order by s.updated_at desc, s.id desc), '[]') from (
     select * from gateway.chat_sessions x
@@ -96,7 +96,7 @@ $$;
 grant execute on function api.search_sessions to gateway_history, service_role;
 
 -- How many sessions and messages a user has, and what he used in them: {sessions, messages, tokens, by_model}.
-create function api.session_stats(user_id bigint, own_key bigint)
+create function api.session_stats(user_id bigint, own_key bigint default null)
 returns jsonb language sql stable security definer set search_path = '' as $$
   with said as (
     select m.* from gateway.chat_sessions s join gateway.chat_messages m on m.session_id = s.id
@@ -114,7 +114,7 @@ grant execute on function api.session_stats to gateway_history, service_role;
 
 -- Stores a message {role, content, tool_calls, tool_call_id, model, tokens, message_id} in a session and returns it, once by its
 -- message_id; raises 404, and 400 when the key keeps nothing or the session is full.
-create function api.add_message(user_id bigint, own_key bigint, key_id bigint, session_id bigint, message jsonb)
+create function api.add_message(user_id bigint, key_id bigint, session_id bigint, message jsonb, own_key bigint default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare s constant gateway.chat_sessions := api.own_session(session_id, user_id, own_key); made gateway.chat_messages; kept text := api.retention_of(key_id);
 begin

@@ -48,7 +48,7 @@ end $$;
 
 -- Confirms that an actor may still act, and returns him with the scopes that he has now. His user, `user_id` and then his role are
 -- locked first, users in the order of their ids, and his credential {key_id, key_hashes, referer, scope} is verified under these locks:
--- what ends a credential takes the same locks, so nothing is made after it. Raises 401 and 403. A request that has changed something
+-- what ends a credential takes the same locks, so nothing is made after it. Raises 401 and 403, and 503 without a credential. A request that has changed something
 -- was confirmed then: it may be sent again after it ended its own key. An actor without a user is a job, Stripe or a seed.
 create function api.confirm(actor jsonb, user_id bigint)
 returns jsonb language plpgsql as $$
@@ -56,6 +56,8 @@ declare acting constant bigint := actor ->> 'user_id'; given constant jsonb := a
 begin
   if acting is null then
     return actor;
+  elsif given is null then
+    raise exception 'a function of the version before asks: a deploy is under way' using errcode = '57P03';
   end if;
   perform from gateway.users u where u.id in (acting, confirm.user_id) order by u.id for no key update;
   perform from gateway.roles r where r.name = (select u.role from gateway.users u where u.id = acting) for share;

@@ -103,6 +103,7 @@ MAY_EXECUTE = {
     "put_provider_key": {"gateway_account"},
     "quarantined_prices": {"gateway_admin"},
     "quote": {"gateway_chat"},
+    "raise_alert": {"gateway_admin"},
     "raise_alerts": {"gateway_jobs"},
     "ranking": {"gateway_catalog"},
     "rate_limits": {"gateway_account", "gateway_admin"},
