@@ -35,6 +35,7 @@ PROVED_OTHERWISE = {
 RECORDS = {
     "record_payment": "what Stripe has", "record_subscription": "what Stripe has", "attach_payment": "Stripe's ids",
     "customer": "Stripe's id", "record_refusal": "a refused key", "report_overreach": "what was refused",
+    "raise_alert": "what was refused",
 }  # fmt: skip
 """These write down what has happened elsewhere, whoever looks."""
 
@@ -106,6 +107,14 @@ async def test_what_a_key_may_is_looked_at_once_more(operator: Connection, chang
     await operator.execute(change, caller.key_id)
     arguments = {"user_id": caller.user_id, "provider": "openrouter", "sealed": "x", "last_four": "0000"}
     assert (await refusal(operator, "put_provider_key", **arguments, actor=actor)).code == code
+
+
+async def test_who_names_a_user_without_a_credential_is_a_function_of_the_version_before(operator: Connection) -> None:
+    caller = await a_caller(operator, scopes=["keys:write"])
+    actor = acting(caller, "keys:write")
+    del actor["credential"]
+    arguments = {"user_id": caller.user_id, "key_id": caller.key_id, "force": True}
+    assert (await refusal(operator, "delete_key", **arguments, actor=actor)).code == "database_unavailable"
 
 
 async def test_an_actor_acts_by_no_key_of_another(operator: Connection) -> None:
