@@ -98,7 +98,7 @@ class Privy:
         own = {
             "iss": issuer, "aud": "authenticated", "role": "authenticated", "is_anonymous": False, "email": email,
             "sub": str(uuid.uuid5(uuid.NAMESPACE_URL, f"mailto:{email}")),
-            "app_metadata": {"provider": "email"}, "user_metadata": {"email_verified": True},
+            "app_metadata": {"provider": "email"}, "amr": [{"method": "otp", "timestamp": int(time.time())}],
         }  # fmt: skip
         return self.signer.token(**own | claims)
 

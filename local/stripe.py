@@ -70,6 +70,7 @@ class Stripe:
             for method, pattern, call in (
                 ("POST", "customers", self._make_customer),
                 ("GET", "customers/([^/]+)/payment_methods", self._cards),
+                ("DELETE", r"customers/(cus_\w+)", self._delete_customer),
                 ("POST", "checkout/sessions", self._make_session),
                 ("GET", r"checkout/sessions/(cs_\w+)", self._find),
                 ("POST", r"checkout/sessions/(cs_\w+)/expire", self._expire),
@@ -78,10 +79,11 @@ class Stripe:
                 ("POST", r"payment_intents/(pi_\w+)/confirm", self._confirm),
                 ("POST", r"payment_intents/(pi_\w+)/cancel", self._cancel),
                 ("POST", "refunds", self._make_refund),
-                ("GET", "(refunds|disputes|prices|balance_transactions)", self._list),
+                ("GET", "(refunds|disputes|prices|balance_transactions|checkout/sessions)", self._list),
                 ("POST", "prices", self._make_price),
                 ("GET", r"(?:subscriptions|invoices)/(\w+)", self._find),
                 ("POST", r"subscriptions/(sub_\w+)", self._change_subscription),
+                ("DELETE", r"subscriptions/(sub_\w+)", self._cancel_subscription),
                 ("POST", "billing_portal/sessions", self._make_portal),
             )
         ]
@@ -240,8 +242,10 @@ class Stripe:
         return shown
 
     def _list(self, asked: Object, path: str) -> Object:
-        kind = {"refunds": "refund", "disputes": "dispute", "prices": "price"}.get(path, "balance_transaction")
-        found = self._of(kind)
+        kinds = {"refunds": "refund", "disputes": "dispute", "prices": "price", "checkout/sessions": "checkout.session"}
+        found = self._of(kinds.get(path, "balance_transaction"))
+        if "customer" in asked:
+            found = [each for each in found if each["customer"] == asked["customer"]]
         if "payment_intent" in asked:
             found = [each for each in found if each["payment_intent"] == asked["payment_intent"]]
         if "lookup_keys" in asked:
@@ -258,6 +262,18 @@ class Stripe:
 
     def _make_customer(self, asked: Object) -> Object:
         return self._keep(objects.customer(asked))
+
+    def _delete_customer(self, _asked: Object, customer_id: str) -> Object:
+        self._find({}, customer_id)
+        for each in [each for each in self.objects.values() if each.get("customer") == customer_id]:
+            if each["object"] == "subscription" and each["status"] != "canceled":
+                self.end(each["id"])
+            elif each["object"] == "checkout.session" and each["status"] == "open":
+                self._expire({}, each["id"])
+            elif each["object"] == "payment_method":
+                del self.objects[each["id"]]
+        del self.objects[customer_id]
+        return {"id": customer_id, "object": "customer", "deleted": True}
 
     def _cards(self, _asked: Object, customer_id: str) -> Object:
         saved = [each for each in self._of("payment_method") if each["customer"] == customer_id]
@@ -349,6 +365,10 @@ class Stripe:
             owner["items"]["data"][0]["price"] = self.objects[item["price"]]
         self.tell("customer.subscription.updated", owner)
         return owner
+
+    def _cancel_subscription(self, _asked: Object, subscription_id: str) -> Object:
+        self.end(subscription_id)
+        return self.objects[subscription_id]
 
     def _make_portal(self, asked: Object) -> Object:
         return {

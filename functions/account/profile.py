@@ -32,12 +32,6 @@ class Preferences(Body):
     product_news: bool | None = None
 
 
-class AccountEnd(Body):
-    """The account's own user name or e-mail address, so that no slip ends it."""
-
-    confirmation: Line
-
-
 def _given(body: Body) -> dict[str, Any]:
     """What was sent; null is no value of any of it. Raises InvalidRequest."""
     given = body.model_dump(exclude_unset=True)
@@ -81,10 +75,3 @@ async def set_preferences(body: Preferences, caller: Writer) -> Response:
 async def export(caller: Reader) -> Response:
     """Hand out everything that is kept of the account (GDPR, article 20); amounts in nano-dollars."""
     return json_answer({"success": True, **await accounts.export(caller.user_id)})
-
-
-@router.delete("/user")
-async def delete_account(body: AccountEnd, caller: Writer) -> Response:
-    """End the account for good: its keys stop, what is personal is erased, the books stay (GDPR, article 17)."""
-    await accounts.delete(caller.actor(), caller.user_id, body.confirmation)
-    return json_answer({"success": True, "message": "The account was deleted."})

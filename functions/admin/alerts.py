@@ -18,6 +18,8 @@ type Kind = Literal[
     "unusual_network",
     "unusual_spend",
     "refused_role_change",
+    "refused_key_change",
+    "unwanted_subscription",
     "payment_disagrees",
     "payment_unknown",
     "price_quarantined",

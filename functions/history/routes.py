@@ -61,17 +61,22 @@ def _shown(session: dict[str, Any]) -> dict[str, Any]:
     return {**session, "name": session["title"], "is_active": True}
 
 
+def _owner(caller: Caller, scope: Scope) -> chats.Owner:
+    """Whose sessions a caller has: the account's where he may do `scope`, else those that his own key made."""
+    return {"user_id": caller.user_id, "own_key": None if scope in caller.scopes else caller.key_id}
+
+
 async def create_session(body: Session, caller: User) -> Response:
     """Make a session."""
     title = body.title or body.name or "New chat"
-    made = _shown(await chats.create(caller.user_id, title, body.description, body.model))
+    made = _shown(await chats.create(caller.user_id, caller.key_id, title, body.description, body.model))
     told = {"session_id": made["id"], "name": title, "created_at": made["created_at"]}
     return json_answer({"success": True, **told, "message": "The session was made.", "data": made}, 201)
 
 
 async def list_sessions(caller: User, limit: Limit = 50, offset: Offset = 0) -> Response:
     """List the user's sessions, the last changed first."""
-    found, count = await chats.listed(caller.user_id, limit, offset)
+    found, count = await chats.listed(_owner(caller, Scope.ACCOUNT_READ), limit, offset)
     return json_answer({"success": True, "data": [_shown(each) for each in found], "count": count})
 
 
@@ -82,7 +87,7 @@ async def get_session(
     before: Cursor | None = None,
 ) -> Response:
     """Show a session with its latest messages."""
-    found = _shown(await chats.get(caller.user_id, id, message_limit, before))
+    found = _shown(await chats.get(_owner(caller, Scope.ACCOUNT_READ), id, message_limit, before))
     return json_answer({"success": True, "session": found, "data": found})
 
 
@@ -94,32 +99,32 @@ async def change_session(id: Id, body: Session, caller: User) -> Response:  # no
         changes.pop("name", None)
     if "title" in changes and changes["title"] is None:
         raise InvalidRequest("A session has a title.", param="title")
-    found = _shown(await chats.change(caller.user_id, id, changes))
+    found = _shown(await chats.change(_owner(caller, Scope.ACCOUNT_WRITE), id, changes))
     return json_answer({"success": True, "session": found, "data": found})
 
 
 async def delete_session(id: Id, caller: User) -> Response:  # noqa: A002
     """Delete a session."""
-    await chats.delete(caller.user_id, id)
+    await chats.delete(_owner(caller, Scope.ACCOUNT_WRITE), id)
     return json_answer({"success": True, "message": "The session was deleted."})
 
 
 async def search(body: Search, caller: User) -> Response:
     """Find sessions by what their titles or messages say."""
-    found = [_shown(each) for each in await chats.search(caller.user_id, body.query, body.limit)]
+    found = [_shown(each) for each in await chats.search(_owner(caller, Scope.ACCOUNT_READ), body.query, body.limit)]
     return json_answer({"success": True, "data": found, "count": len(found)})
 
 
 async def stats(caller: User) -> Response:
     """Count the user's sessions and messages."""
-    found = await chats.stats(caller.user_id)
+    found = await chats.stats(_owner(caller, Scope.ACCOUNT_READ))
     return json_answer({"success": True, "stats": found, "data": found})
 
 
 async def add_message(id: Id, body: Message, caller: User) -> Response:  # noqa: A002
     """Store a message that was said elsewhere."""
     message = body.model_dump(exclude_none=True)
-    made = await chats.add(caller.user_id, caller.key_id, id, message)
+    made = await chats.add(_owner(caller, Scope.ACCOUNT_READ), caller.key_id, id, message)
     return json_answer({"success": True, "message_id": made["id"], "data": made}, 201)
 
 

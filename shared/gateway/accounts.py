@@ -1,11 +1,10 @@
-"""An account as its owner has it: profile, preferences, everything that is kept of it, and its end."""
+"""An account as its owner has it: profile, preferences, and everything that is kept of it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from gateway import database, unsubscribe
-from gateway.errors import InvalidRequest
 from gateway.money import show
 
 MOST_EXPORTED = 5_000
@@ -48,14 +47,6 @@ async def export(user_id: int) -> dict[str, Any]:
     """Everything that is kept of a user, the newest 5,000 rows of what grows without bound; amounts in nano-dollars."""
     found: dict[str, Any] = await database.call("export_user", user_id=user_id, most=MOST_EXPORTED)
     return found
-
-
-async def delete(actor: Actor, user_id: int, confirmation: str) -> None:
-    """End an account for good, when its own name or address confirms it. Raises InvalidRequest and Conflict."""
-    found = await profile(user_id)
-    if confirmation not in (found["username"], found["email"]):
-        raise InvalidRequest("Confirm with the account's user name or e-mail address.", param="confirmation")
-    await database.call("delete_user", user_id=user_id, actor=actor)
 
 
 def _shown(found: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import msgspec
 
 from gateway import database, keyring, keys, users
 from gateway.money import NANO, number, show
+from gateway.overreach import guarded_role
 from gateway.scopes import CUSTOMER
 
 MOST_CREDIT_NANO = 1_000 * NANO
@@ -38,14 +39,15 @@ async def create(actor: Actor, wanted: Account) -> dict[str, Any]:
     Raises Conflict for a taken name or address, InsufficientScope, NotFound for no such role, and InvalidRequest.
     """
     minted = keys.mint(keyring.environment_of(wanted.environment_tag))
-    made = await database.call(
-        "create_account", username=wanted.username, email=wanted.email, role=wanted.role,
+    made = await guarded_role(
+        "create_account", f"user:{wanted.username}", actor,
+        username=wanted.username, email=wanted.email, role=wanted.role,
         minted={
             "public_id": minted.id, "key_hash": minted.hash, "last_four": minted.last_four,
             "environment": minted.environment,
         },
         scopes=list(CUSTOMER), credit_nano=wanted.credit_nano, most_a_day_nano=MOST_CREDIT_A_DAY_NANO,
-        reason=wanted.reason, actor=actor,
+        reason=wanted.reason,
     )  # fmt: skip
     return {**_shown(made), "api_key": minted.plaintext}
 
@@ -81,7 +83,8 @@ async def restore(actor: Actor, user_id: int, reason: str) -> dict[str, Any]:
 
 
 async def _set_status(actor: Actor, user_id: int, status: str, reason: str) -> dict[str, Any]:
-    return _shown(await database.call("set_user_status", user_id=user_id, status=status, reason=reason, actor=actor))
+    wanted = {"user_id": user_id, "status": status, "reason": reason}
+    return _shown(await guarded_role("set_user_status", f"user:{user_id}", actor, **wanted))
 
 
 async def holder(*, key_id: int | None = None, plaintext: str | None = None) -> dict[str, int]:

@@ -13,50 +13,52 @@ MOST_FOLLOWED = 500
 """Messages of a session that a completion can follow."""
 BYTES_PER_TOKEN = 4
 
+type Owner = dict[str, int | None]
+"""Whose sessions: {user_id, own_key}, the latter null for those of all the user's keys."""
 type Session = dict[str, Any]
 type Message = dict[str, Any]
 
 
-async def create(user_id: int, title: str, description: str | None, model: str | None) -> Session:
+async def create(user_id: int, key_id: int, title: str, description: str | None, model: str | None) -> Session:
     """Make a session. Raises InvalidRequest for one too many."""
-    asked = {"user_id": user_id, "title": title, "description": description, "model": model}
+    asked = {"user_id": user_id, "key_id": key_id, "title": title, "description": description, "model": model}
     return dict(await database.call("create_session_of", **asked))
 
 
-async def listed(user_id: int, limit: int, offset: int) -> tuple[list[Session], int]:
+async def listed(owner: Owner, limit: int, offset: int) -> tuple[list[Session], int]:
     """A page of a user's sessions, the last changed first, and how many there are."""
-    found = await database.call("sessions", user_id=user_id, most=limit, skipped=offset)
+    found = await database.call("sessions", **owner, most=limit, skipped=offset)
     return found["sessions"], found["count"]
 
 
-async def get(user_id: int, session_id: int, limit: int, before: int | None) -> Session:
+async def get(owner: Owner, session_id: int, limit: int, before: int | None) -> Session:
     """A session with its latest messages, before one if told. Raises NotFound."""
-    return dict(await database.call("session", session_id=session_id, user_id=user_id, most=limit, before=before))
+    return dict(await database.call("session", session_id=session_id, **owner, most=limit, before=before))
 
 
-async def change(user_id: int, session_id: int, changes: dict[str, Any]) -> Session:
+async def change(owner: Owner, session_id: int, changes: dict[str, Any]) -> Session:
     """Change what is given of {title, description, model}. Raises NotFound."""
-    return dict(await database.call("change_session", session_id=session_id, user_id=user_id, changes=changes))
+    return dict(await database.call("change_session", session_id=session_id, **owner, changes=changes))
 
 
-async def delete(user_id: int, session_id: int) -> None:
+async def delete(owner: Owner, session_id: int) -> None:
     """Delete a session. Raises NotFound."""
-    await database.call("delete_session", session_id=session_id, user_id=user_id)
+    await database.call("delete_session", session_id=session_id, **owner)
 
 
-async def search(user_id: int, wanted: str, limit: int) -> list[Session]:
+async def search(owner: Owner, wanted: str, limit: int) -> list[Session]:
     """Sessions whose title or messages hold a text, in whatever case."""
-    return list(await database.call("search_sessions", user_id=user_id, wanted=wanted, most=limit))
+    return list(await database.call("search_sessions", **owner, wanted=wanted, most=limit))
 
 
-async def stats(user_id: int) -> dict[str, Any]:
+async def stats(owner: Owner) -> dict[str, Any]:
     """How many sessions and messages a user has, and their tokens."""
-    return dict(await database.call("session_stats", user_id=user_id))
+    return dict(await database.call("session_stats", **owner))
 
 
-async def add(user_id: int, key_id: int, session_id: int, message: Message) -> Message:
+async def add(owner: Owner, key_id: int, session_id: int, message: Message) -> Message:
     """Store a message, once by its message_id. Raises NotFound, and InvalidRequest where the key keeps nothing."""
-    asked = {"user_id": user_id, "key_id": key_id, "session_id": session_id, "message": message}
+    asked = {**owner, "key_id": key_id, "session_id": session_id, "message": message}
     return dict(await database.call("add_message", **asked))
 
 

@@ -22,6 +22,7 @@ GatewayError
 │   ├── KeyPaused               403 key_paused
 │   ├── RoleRequired            403 role_required
 │   ├── AccountClosed           403 account_closed
+│   ├── AddressNeeded           403 address_needed
 │   ├── TrialNotAvailable       403 trial_not_available
 │   └── TrialExpired            403 trial_expired
 ├── NotFound                    404 not_found
@@ -221,6 +222,11 @@ class RoleRequired(InsufficientScope):
 class AccountClosed(InsufficientScope):
     code = "account_closed"
     text = "The account was suspended or deleted."
+
+
+class AddressNeeded(InsufficientScope):
+    code = "address_needed"
+    text = "This is for accounts with an e-mail address. Sign in with one that you have proved, or pay."
 
 
 class TrialNotAvailable(InsufficientScope):

@@ -26,6 +26,10 @@ type Provider = Literal["privy", "supabase"]
 ADDRESS = re.compile(r"[^\s@]{1,64}@[^\s@]{1,189}")
 PROVED = {"email": "address", "google_oauth": "email", "apple_oauth": "email"}
 """Linked accounts whose address somebody has proved to own, best first, and the member that it is in."""
+MAILED = frozenset({"otp", "magiclink", "recovery", "invite", "email/signup", "email_change"})
+"""Entries of Supabase's `amr` that say that a mail to the address was answered; an `otp` may have gone to a phone."""
+TRUSTED = frozenset({"google", "apple", "github"})
+"""Providers behind Supabase's `oauth` that hand out addresses only of those who have proved them."""
 API_S = 5.0
 API_BYTES = 256 << 10
 
@@ -79,9 +83,22 @@ async def of_supabase(given: Token) -> Identity:
     if claims.get("is_anonymous") or claims.get("role") != "authenticated":
         raise InvalidToken("An anonymous user cannot sign in here.")
     person, app = _members(claims.get("user_metadata")), _members(claims.get("app_metadata"))
-    email = _address(claims.get("email")) if person.get("email_verified") is True else None
+    email = _address(claims.get("email")) if _is_proved(claims, app) else None
     method = str(app.get("provider") or "supabase")
     return Identity("supabase", claims["sub"], method, email, _name([person.get("full_name"), person.get("name")]))
+
+
+def _is_proved(claims: Mapping[str, Any], app: Mapping[str, Any]) -> bool:
+    """Whether Supabase saw that the address is the user's; `user_metadata` is what he writes himself.
+
+    https://supabase.com/docs/guides/auth/jwt-fields has `amr`, the ways in which he showed who he is.
+    """
+    entries = claims.get("amr")
+    ways = [entry.get("method") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    mailed = MAILED - {"otp"} if claims.get("phone") else MAILED
+    return any(way in mailed for way in ways if isinstance(way, str)) or (
+        "oauth" in ways and str(app.get("provider")) in TRUSTED
+    )
 
 
 def _privy() -> PrivySettings:

@@ -8,6 +8,7 @@ from typing import Any
 from gateway import database, keys, sealing, telemetry
 from gateway.errors import InvalidRequest
 from gateway.money import number, show
+from gateway.overreach import guarded
 from gateway.settings import settings as deployment
 
 ENVIRONMENTS = {"development": "dev"}
@@ -30,12 +31,13 @@ async def create(
 ) -> dict[str, Any]:
     """Make a key; `api_key` of the answer is the only sight of it. `settings` are api.create_key's.
 
-    Raises InvalidRequest for a name that is taken, InsufficientScope for scopes that the actor lacks.
+    What the actor's key is restricted in, the made one is, too. Raises InvalidRequest for a name that is taken, and
+    InsufficientScope for more than the actor has.
     """
     minted = keys.mint(environment_of(tag))
-    made = await database.call(
-        "create_key", user_id=user_id, public_id=minted.id, key_hash=minted.hash, last_four=minted.last_four,
-        environment=minted.environment, name=name, scopes=scopes, actor=actor, settings=settings,
+    made = await guarded(
+        "create_key", f"user:{user_id}", actor, user_id=user_id, public_id=minted.id, key_hash=minted.hash,
+        last_four=minted.last_four, environment=minted.environment, name=name, scopes=scopes, settings=settings,
     )  # fmt: skip
     return {**await get(user_id, made["key_id"]), "api_key": minted.plaintext}
 
@@ -53,7 +55,8 @@ async def get(user_id: int, key_id: int) -> dict[str, Any]:
 
 async def change(actor: Actor, user_id: int, key_id: int, changes: dict[str, Any]) -> dict[str, Any]:
     """Change a key's settings; see api.change_key. Raises NotFound, InsufficientScope and InvalidRequest."""
-    return _shown(await database.call("change_key", key_id=key_id, user_id=user_id, changes=changes, actor=actor))
+    about = f"key:{key_id}"
+    return _shown(await guarded("change_key", about, actor, key_id=key_id, user_id=user_id, changes=changes))
 
 
 async def rotate(actor: Actor, user_id: int, key_id: int, overlap_s: int) -> dict[str, Any]:
@@ -63,9 +66,10 @@ async def rotate(actor: Actor, user_id: int, key_id: int, overlap_s: int) -> dic
     """
     found = await database.call("key_of", key_id=key_id, user_id=user_id)
     minted = keys.mint(found["environment"])
-    rotated = await database.call(
-        "rotate_key", key_id=key_id, user_id=user_id, minted=_stored(minted), overlap_s=overlap_s, actor=actor
-    )
+    rotated = await guarded(
+        "rotate_key", f"key:{key_id}", actor,
+        key_id=key_id, user_id=user_id, minted=_stored(minted), overlap_s=overlap_s,
+    )  # fmt: skip
     return {**_shown(rotated), "api_key": minted.plaintext}
 
 
@@ -76,7 +80,7 @@ async def delete(actor: Actor, user_id: int, key_id: int, *, force: bool) -> Non
 
 async def take_secret(actor: Actor, user_id: int, key_id: int) -> str:
     """The secret that a key was rotated to by the clock: once. Raises NotFound and InsufficientScope."""
-    taken = await database.call("take_secret", key_id=key_id, user_id=user_id, actor=actor)
+    taken = await guarded("take_secret", f"key:{key_id}", actor, key_id=key_id, user_id=user_id)
     return sealing.unseal(taken["sealed"])
 
 

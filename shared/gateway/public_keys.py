@@ -24,7 +24,7 @@ FETCH_S = 5.0
 MOST_BYTES = 256 << 10
 
 type Read = Callable[[bytes], Mapping[str, Any]]
-"""Makes keys by id of a published list. Raises ValueError, KeyError or TypeError when it is none."""
+"""Makes keys by id of a published list. Raises ValueError, KeyError, TypeError or AttributeError when it is none."""
 
 
 class PublicKeys:
@@ -70,7 +70,7 @@ class PublicKeys:
         try:
             status, body = await outbound.get(self._url, headers, within_s=FETCH_S, most_bytes=MOST_BYTES)
             return self._read(body) if status == 200 else {}
-        except (ProviderError, ValueError, KeyError, TypeError):
+        except (ProviderError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
 

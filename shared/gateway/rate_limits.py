@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from gateway import database
+from gateway.overreach import guarded
 
 
 async def of_user(user_id: int) -> dict[str, Any]:
@@ -22,7 +23,8 @@ async def of_key(user_id: int, key_id: int) -> dict[str, Any]:
 
 async def limit_key(actor: dict[str, Any], user_id: int, key_id: int, limits: dict[str, int | None]) -> dict[str, Any]:
     """Set a key's own limits. Raises NotFound, InsufficientScope, and InvalidRequest for one above the account's."""
-    found: dict[str, Any] = await database.call("limit_key", key_id=key_id, user_id=user_id, limits=limits, actor=actor)
+    about = f"key:{key_id}"
+    found: dict[str, Any] = await guarded("limit_key", about, actor, key_id=key_id, user_id=user_id, limits=limits)
     return found
 
 

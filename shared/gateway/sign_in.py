@@ -12,6 +12,7 @@ from gateway.errors import AccountClosed, Conflict, InvalidToken
 from gateway.identities import Identity
 from gateway.keys import MintedKey
 from gateway.money import number, show
+from gateway.overreach import guarded
 from gateway.scopes import CUSTOMER, Scope
 from gateway.settings import settings
 
@@ -40,9 +41,10 @@ async def create_session(asked_by: str, scopes: list[Scope], seconds: int, actor
     Raises InsufficientScope for scopes that the actor lacks.
     """
     minted = keys.mint("temp")
-    made = await database.call(
-        "create_session", asked_by=asked_by, minted=_stored(minted), scopes=scopes, seconds=seconds, actor=actor
-    )
+    made = await guarded(
+        "create_session", f"key:{actor['key_id']}", actor,
+        asked_by=asked_by, minted=_stored(minted), scopes=scopes, seconds=seconds,
+    )  # fmt: skip
     return {"session_key": minted.plaintext, "scopes": scopes, "expires_at": made["expires_at"]}
 
 

@@ -23,6 +23,7 @@ RETRIES = 1
 PAYMENT = "gatewayz_payment_id"
 USER = "gatewayz_user_id"
 PLAN = "gatewayz_plan_id"
+PRICE = "gatewayz_price_id"
 """Under these names our ids are with Stripe's objects; nobody else can write there."""
 OPEN_DISPUTES = ("needs_response", "under_review")
 """Money was withdrawn, and it is not decided; a `warning_…` is only a question."""
@@ -62,6 +63,11 @@ def _client() -> stripe.StripeClient:
     return _clients[loop][0]
 
 
+def is_set_up() -> bool:
+    """Whether this gateway takes payments."""
+    return settings.stripe is not None
+
+
 async def close() -> None:
     """Close the running loop's connections; a later call opens others."""
     if found := _clients.pop(asyncio.get_running_loop(), None):
@@ -74,6 +80,16 @@ async def customer(user_id: int, email: str | None) -> str:
         wanted = {"metadata": {USER: str(user_id)}} | ({"email": email} if email else {})
         made = await api.customers.create_async(wanted, {"idempotency_key": f"gatewayz-customer-{user_id}"})
         return str(made.id)
+
+
+async def delete_customer(customer_id: str) -> None:
+    """Delete a customer with cards, open checkouts and subscriptions, which end at once; again it changes nothing."""
+    async with asked() as api:
+        try:
+            await api.customers.delete_async(customer_id)
+        except stripe.InvalidRequestError as error:
+            if error.code != "resource_missing":
+                raise
 
 
 async def facts_of_intent(intent_id: str, *, is_unattended: bool = False) -> dict[str, Any]:
@@ -198,6 +214,30 @@ async def subscription(subscription_id: str) -> dict[str, Any] | None:
         "user_id": int(user_id), "plan_id": int(plan_id), "status": found.status, "period_end": max(ends, default=None),
         "cancel_at_period_end": found.cancel_at_period_end,
     }  # fmt: skip
+
+
+async def give_back(subscription_id: str) -> None:
+    """End a subscription at once, and refund what its last invoice was paid with; again it changes nothing."""
+    async with asked() as api:
+        found = await api.subscriptions.retrieve_async(subscription_id)
+    billed = await invoice(found.latest_invoice) if found.latest_invoice else None
+    async with asked() as api:
+        if found.status != "canceled":
+            await api.subscriptions.cancel_async(subscription_id)
+        if billed and billed["intent_id"] and billed["is_paid"]:
+            named = f"gatewayz-unwanted-{subscription_id}"
+            try:
+                await api.refunds.create_async({"payment_intent": billed["intent_id"]}, {"idempotency_key": named})
+            except stripe.InvalidRequestError as error:
+                if error.code != "charge_already_refunded":
+                    raise
+
+
+async def checkouts(customer_id: str) -> list[Any]:
+    """A customer's checkouts, the newest first; a hundred at most."""
+    async with asked() as api:
+        found = await api.checkout.sessions.list_async({"customer": customer_id, "limit": 100})
+        return list(found.data)
 
 
 async def portal(customer_id: str, return_url: str) -> str:

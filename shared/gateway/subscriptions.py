@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway import database, payments, stripe_api
 from gateway.errors import Conflict, NotFound
-from gateway.stripe_api import PLAN, USER
+from gateway.stripe_api import PLAN, PRICE, USER
 
 TRIES = 6
 
@@ -31,15 +31,28 @@ async def subscribe(actor: Actor, user_id: int, plan_id: int, *, success_url: st
         "mode": "subscription",
         "customer": await payments.customer(user_id),
         "line_items": [{"quantity": 1, "price": price}],
-        "metadata": metadata,
+        "metadata": {**metadata, PRICE: price},
         "subscription_data": {"metadata": metadata},
         "success_url": success_url,
         "cancel_url": cancel_url,
     }
+    return {"status": "pending_payment", "checkout_url": await _checkout(wanted), "new_plan": plan["name"]}
+
+
+async def _checkout(wanted: dict[str, Any]) -> str:
+    """The address of a customer's one open checkout of a plan; one of another price is ended."""
+    known = await stripe_api.checkouts(wanted["customer"])
+    for session in known:
+        if session.mode == "subscription" and session.status == "open":
+            if stripe_api.member(session.metadata, PRICE) == wanted["metadata"][PRICE]:
+                return str(session.url)
+            async with stripe_api.asked() as api:
+                await api.checkout.sessions.expire_async(session.id)
+    # whoever asks at the same moment knows the same checkouts, and is given the same one
+    key = f"gatewayz-subscribe-{wanted['customer']}-{wanted['metadata'][PRICE]}-{known[0].id if known else 'first'}"
     async with stripe_api.asked() as api:
-        key = f"gatewayz-subscribe-{user_id}-{plan_id}-{actor['request_id']}"
         session = await api.checkout.sessions.create_async(wanted, {"idempotency_key": key})
-    return {"status": "pending_payment", "checkout_url": session.url, "new_plan": plan["name"]}
+    return str(session.url)
 
 
 async def cancel(actor: Actor, user_id: int) -> dict[str, Any]:
@@ -67,6 +80,8 @@ async def refresh(subscription_id: str, actor: Actor, event_ids: list[str] | Non
             user_id=facts.pop("user_id"), event_ids=event_ids or [], actor=actor,
             facts={**facts, "period_end": ends and datetime.fromtimestamp(ends, UTC).isoformat()},
         )  # fmt: skip
-        if not recorded.get("stale"):
+        if recorded.get("unwanted"):
+            await stripe_api.give_back(subscription_id)
+        elif not recorded.get("stale"):
             return dict(recorded)
     raise Conflict("The subscription is changing. Send the same request again.")

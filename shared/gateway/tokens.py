@@ -98,15 +98,17 @@ async def verify(token: Token) -> Mapping[str, Any]:
 
 
 def read_keys(body: bytes) -> dict[str, PyJWK]:
-    """The signature keys of a JWK set (RFC 7517) by their ids; those of other kinds and shared secrets are left out."""
+    """The signature keys of a JWK set (RFC 7517) by their ids; what is no key, or of another kind, is left out."""
     keys: dict[str, PyJWK] = {}
     for entry in msgspec.json.decode(body, type=dict[str, Any])["keys"]:
-        algorithm = ALGORITHMS.get(entry.get("kty"))
+        if not isinstance(entry, dict):
+            continue
+        algorithm = ALGORITHMS.get(str(entry.get("kty")))
         is_for_us = entry.get("alg", algorithm) == algorithm and entry.get("use", "sig") == "sig"
         if algorithm and is_for_us and isinstance(entry.get("kid"), str):
             try:
                 keys[entry["kid"]] = PyJWK(entry, algorithm)
-            except jwt.PyJWTError:
+            except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
                 continue
     return keys
 

@@ -24,6 +24,7 @@ create function api.change_profile(user_id bigint, changes jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.users;
 begin
+  actor := api.confirm(actor, user_id);
   select * into was from gateway.users u where u.id = change_profile.user_id for no key update;
   if exists (select from gateway.users u where u.username = changes ->> 'username' and u.id <> was.id) then
     raise exception using errcode = 'PT409', message = 'conflict',
@@ -57,20 +58,28 @@ grant execute on function api.preferences to gateway_account, service_role;
 -- Changes what is given of a user's preferences, and returns them all.
 create function api.set_preferences(user_id bigint, changes jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare was constant jsonb := api.preferences(set_preferences.user_id); n gateway.notification_preferences;
+begin
+  actor := api.confirm(actor, user_id);
+  return api.write_preferences(user_id, changes, actor);
+end $$;
+grant execute on function api.set_preferences to gateway_account, service_role;
+
+-- Writes a user's preferences, and returns them all. The caller has confirmed the actor.
+create function api.write_preferences(user_id bigint, changes jsonb, actor jsonb)
+returns jsonb language plpgsql as $$
+declare was constant jsonb := api.preferences(write_preferences.user_id); n gateway.notification_preferences;
 begin
   n := jsonb_populate_record(null::gateway.notification_preferences,
-                             was || changes || jsonb_build_object('user_id', set_preferences.user_id));
+                             was || changes || jsonb_build_object('user_id', write_preferences.user_id));
   insert into gateway.notification_preferences select n.*
   on conflict on constraint notification_preferences_pkey do update set
     low_balance = excluded.low_balance, low_balance_nano = excluded.low_balance_nano, key_events = excluded.key_events,
     usage_report = excluded.usage_report, product_news = excluded.product_news;
-  if api.preferences(set_preferences.user_id) <> was then
-    perform api.audit(actor, 'preferences.changed', 'user:' || set_preferences.user_id, set_preferences.user_id, was, changes);
+  if api.preferences(write_preferences.user_id) <> was then
+    perform api.audit(actor, 'preferences.changed', 'user:' || write_preferences.user_id, write_preferences.user_id, was, changes);
   end if;
-  return api.preferences(set_preferences.user_id);
+  return api.preferences(write_preferences.user_id);
 end $$;
-grant execute on function api.set_preferences to gateway_account, service_role;
 
 -- Turns one preference off, as the link in a mail asks for; {done} is false for a user who is not there any more.
 create function api.unsubscribe(user_id bigint, preference text, actor jsonb)
@@ -80,7 +89,7 @@ begin
   if not found then
     return '{"done": false}';
   end if;
-  perform api.set_preferences(unsubscribe.user_id, jsonb_build_object(unsubscribe.preference, false), unsubscribe.actor);
+  perform api.write_preferences(unsubscribe.user_id, jsonb_build_object(unsubscribe.preference, false), unsubscribe.actor);
   return '{"done": true}';
 end $$;
 grant execute on function api.unsubscribe to gateway_account, service_role;
@@ -108,11 +117,24 @@ returns jsonb language sql stable security definer set search_path = '' as $$
 $$;
 grant execute on function api.export_user to gateway_account, service_role;
 
--- Ends an account for good: keys and sign-ins end, what is personal is erased; the ledger and the audit log stay, without a name.
+-- Confirms that an account may be ended, before Stripe is asked to end what it has of it: {customer_id, username, email}. Raises 409
+-- for the last admin.
+create function api.closing(user_id bigint, actor jsonb)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+begin
+  actor := api.confirm(actor, user_id);
+  perform api.refuse_last_admin(closing.user_id);
+  return (select jsonb_build_object('customer_id', u.stripe_customer_id, 'username', u.username, 'email', u.email)
+            from gateway.users u where u.id = closing.user_id);
+end $$;
+grant execute on function api.closing to gateway_billing, service_role;
+
+-- Ends an account for good, after Stripe has: keys and sign-ins end, what is personal is erased; the ledger and the audit log stay, without a name.
 -- Requests in flight are still settled. Again it changes nothing. Raises 409 for the last admin.
 create function api.delete_user(user_id bigint, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 begin
+  actor := api.confirm(actor, user_id);
   perform from gateway.users u where u.id = delete_user.user_id and u.status <> 'deleted' for no key update;
   if not found then
     return '{"deleted": true}';
@@ -120,6 +142,7 @@ begin
   perform api.refuse_last_admin(delete_user.user_id);
   update gateway.users u set status = 'deleted', username = 'deleted-' || u.id, email = null, display_name = '', own_providers = null
    where u.id = delete_user.user_id;
+  perform api.leave_stripe(delete_user.user_id);
   delete from gateway.key_credentials c using gateway.api_keys k where k.id = c.key_id and k.user_id = delete_user.user_id;
   delete from gateway.key_pickups p using gateway.api_keys k where k.id = p.key_id and k.user_id = delete_user.user_id;
   update gateway.api_keys k set status = 'revoked' where k.user_id = delete_user.user_id;
@@ -134,4 +157,4 @@ begin
   insert into gateway.outbox (event, payload) values ('user.deleted', jsonb_build_object('user_id', delete_user.user_id));
   return '{"deleted": true}';
 end $$;
-grant execute on function api.delete_user to gateway_account, service_role;
+grant execute on function api.delete_user to gateway_billing, service_role;

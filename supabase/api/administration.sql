@@ -14,6 +14,7 @@ create function api.create_account(username text, email text, role text, minted 
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare made bigint;
 begin
+  actor := api.confirm(actor, null);
   select k.user_id into made from gateway.api_keys k where k.public_id = minted ->> 'public_id';
   if not found then
     made := (api.create_user(create_account.username, create_account.email, create_account.role, create_account.actor,
@@ -84,6 +85,7 @@ create function api.set_user_status(user_id bigint, status text, reason text, ac
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.users; made gateway.users;
 begin
+  actor := api.confirm(actor, user_id);
   select * into was from gateway.users u
    where u.id = set_user_status.user_id and u.status <> 'deleted' for no key update;
   if not found then
@@ -115,6 +117,7 @@ declare
   mine constant text := 'admin:' || (actor ->> 'user_id') || ':';
   entry gateway.credit_transactions;
 begin
+  actor := api.confirm(actor, user_id);
   perform pg_advisory_xact_lock(hashtextextended(mine, 0)); -- one operator's turns: the day's sum stays true
   select * into entry from gateway.credit_transactions t where t.kind in ('grant', 'correction') and t.reference = mine || key;
   if found then

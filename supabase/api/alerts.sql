@@ -139,6 +139,7 @@ create function api.resolve_alert(alert_id bigint, note text, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.alerts; a gateway.alerts;
 begin
+  actor := api.confirm(actor, null);
   select * into was from gateway.alerts x where x.id = resolve_alert.alert_id for update;
   if not found then
     raise exception using errcode = 'PT404', message = 'not_found';

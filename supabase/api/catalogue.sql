@@ -127,6 +127,7 @@ create function api.decide_price(quarantine_id bigint, accept boolean, actor jso
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare q gateway.quarantined_prices; before gateway.offers; after gateway.offers;
 begin
+  actor := api.confirm(actor, null);
   select * into q from gateway.quarantined_prices x where x.id = decide_price.quarantine_id and x.resolved_at is null for no key update;
   if not found then
     raise exception using errcode = 'PT404', message = 'not_found', detail = '{"param": "id"}';

@@ -1,53 +1,57 @@
--- Chats: a user's sessions and the messages in them. Another's session is as if it were not.
+-- Chats: a user's sessions and the messages in them. Another's session is as if it were not; and, where `own_key` is given, so is what
+-- any other key made: a key that may not read the account has no more of it.
 
 -- A session as it is shown.
 create function api.session_shown(s gateway.chat_sessions)
 returns jsonb language sql immutable as $$
-  select to_jsonb(s) - array['user_id', 'deleted_at']
+  select to_jsonb(s) - array['user_id', 'key_id', 'deleted_at']
 $$;
 
 -- A user's session, locked where it is to be changed; raises 404.
-create function api.own_session(session_id bigint, user_id bigint)
+create function api.own_session(session_id bigint, user_id bigint, own_key bigint)
 returns gateway.chat_sessions language plpgsql as $$
 declare s gateway.chat_sessions;
 begin
   select * into s from gateway.chat_sessions x
-   where x.id = own_session.session_id and x.user_id = own_session.user_id and x.deleted_at is null for no key update;
+   where x.id = own_session.session_id and x.user_id = own_session.user_id and x.deleted_at is null
+     and (own_session.own_key is null or x.key_id = own_session.own_key) for no key update;
   if not found then
     raise exception using errcode = 'PT404', message = 'not_found', detail = '{"param": "session_id"}';
   end if;
   return s;
 end $$;
 
--- Makes a session and returns it; raises 400 above 10,000 of a user.
-create function api.create_session_of(user_id bigint, title text, description text, model text)
+-- Makes a session by a key and returns it; raises 400 above 10,000 of a user.
+create function api.create_session_of(user_id bigint, title text, description text, model text, key_id bigint default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare s gateway.chat_sessions;
 begin
   if (select count(*) from gateway.chat_sessions x where x.user_id = create_session_of.user_id and x.deleted_at is null) >= 10000 then
     raise exception using errcode = 'PT400', message = 'invalid_request_error', detail = '{"message": "You have 10,000 sessions."}';
   end if;
-  insert into gateway.chat_sessions (user_id, title, description, model)
-  values (create_session_of.user_id, create_session_of.title, create_session_of.description, create_session_of.model) returning * into s;
+  insert into gateway.chat_sessions (user_id, key_id, title, description, model)
+  values (create_session_of.user_id, create_session_of.key_id, create_session_of.title, create_session_of.description, create_session_of.model) returning * into s;
   return api.session_shown(s);
 end $$;
 grant execute on function api.create_session_of to gateway_history, service_role;
 
 -- A user's sessions, the last changed first: {sessions, count}, the latter of all.
-create function api.sessions(user_id bigint, most integer, skipped integer)
+create function api.sessions(user_id bigint, most integer, skipped integer, own_key bigint default null)
 returns jsonb language sql stable security definer set search_path = '' as $$
   select jsonb_build_object(
-    'count', (select count(*) from gateway.chat_sessions x where x.user_id = sessions.user_id and x.deleted_at is null),
+    'count', (select count(*) from gateway.chat_sessions x where x.user_id = sessions.user_id and x.deleted_at is null
+                                                             and (sessions.own_key is null or x.key_id = sessions.own_key)),
     'sessions', (select coalesce(jsonb_agg(api.session_shown(s) order by s.updated_at desc, s.id desc), '[]') from (
       select * from gateway.chat_sessions x where x.user_id = sessions.user_id and x.deleted_at is null
+                                              and (sessions.own_key is null or x.key_id = sessions.own_key)
        order by x.updated_at desc, x.id desc limit sessions.most offset sessions.skipped) s))
 $$;
 grant execute on function api.sessions to gateway_history, service_role;
 
 -- A session with its latest `most` messages before the one with the id `before`, oldest first; raises 404.
-create function api.session(session_id bigint, user_id bigint, most integer, before bigint)
+create function api.session(session_id bigint, user_id bigint, most integer, before bigint, own_key bigint default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare s constant gateway.chat_sessions := api.own_session(session_id, user_id);
+declare s constant gateway.chat_sessions := api.own_session(session_id, user_id, own_key);
 begin
   return api.session_shown(s) || jsonb_build_object('messages', (
     select coalesce(jsonb_agg(to_jsonb(m) - array['hold_id', 'session_id'] order by m.id), '[]') from (
@@ -57,9 +61,9 @@ end $$;
 grant execute on function api.session to gateway_history, service_role;
 
 -- Changes what is given of {title, description, model} of a session and returns it; raises 404.
-create function api.change_session(session_id bigint, user_id bigint, changes jsonb)
+create function api.change_session(session_id bigint, user_id bigint, changes jsonb, own_key bigint default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare s gateway.chat_sessions := jsonb_populate_record(api.own_session(session_id, user_id), changes);
+declare s gateway.chat_sessions := jsonb_populate_record(api.own_session(session_id, user_id, own_key), changes);
 begin
   update gateway.chat_sessions x set title = s.title, description = s.description, model = s.model, updated_at = clock_timestamp()
    where x.id = change_session.session_id returning * into s;
@@ -68,9 +72,9 @@ end $$;
 grant execute on function api.change_session to gateway_history, service_role;
 
 -- Takes a session from everybody's sight; raises 404.
-create function api.delete_session(session_id bigint, user_id bigint)
+create function api.delete_session(session_id bigint, user_id bigint, own_key bigint default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare s constant gateway.chat_sessions := api.own_session(session_id, user_id);
+declare s constant gateway.chat_sessions := api.own_session(session_id, user_id, own_key);
 begin
   update gateway.chat_sessions x set deleted_at = clock_timestamp() where x.id = s.id;
   return jsonb_build_object('deleted', true);
@@ -78,11 +82,12 @@ end $$;
 grant execute on function api.delete_session to gateway_history, service_role;
 
 -- A user's sessions whose title or messages hold a text, in whatever case, the last changed first: at most `most`.
-create function api.search_sessions(user_id bigint, wanted text, most integer)
+create function api.search_sessions(user_id bigint, wanted text, most integer, own_key bigint default null)
 returns jsonb language sql stable security definer set search_path = '' as $$
   select coalesce(jsonb_agg(api.session_shown(s) order by s.updated_at desc, s.id desc), '[]') from (
     select * from gateway.chat_sessions x
      where x.user_id = search_sessions.user_id and x.deleted_at is null
+       and (search_sessions.own_key is null or x.key_id = search_sessions.own_key)
        and (position(lower(wanted) in lower(x.title)) > 0
             or exists (select from gateway.chat_messages m where m.session_id = x.id
                           and position(lower(wanted) in lower(m.content #>> '{}')) > 0))
@@ -91,14 +96,16 @@ $$;
 grant execute on function api.search_sessions to gateway_history, service_role;
 
 -- How many sessions and messages a user has, and what he used in them: {sessions, messages, tokens, by_model}.
-create function api.session_stats(user_id bigint)
+create function api.session_stats(user_id bigint, own_key bigint default null)
 returns jsonb language sql stable security definer set search_path = '' as $$
   with said as (
     select m.* from gateway.chat_sessions s join gateway.chat_messages m on m.session_id = s.id
      where s.user_id = session_stats.user_id and s.deleted_at is null
+       and (session_stats.own_key is null or s.key_id = session_stats.own_key)
   )
   select jsonb_build_object(
-    'sessions', (select count(*) from gateway.chat_sessions s where s.user_id = session_stats.user_id and s.deleted_at is null),
+    'sessions', (select count(*) from gateway.chat_sessions s where s.user_id = session_stats.user_id and s.deleted_at is null
+                                                                and (session_stats.own_key is null or s.key_id = session_stats.own_key)),
     'messages', (select count(*) from said), 'tokens', (select coalesce(sum(tokens), 0) from said),
     'by_model', (select coalesce(jsonb_object_agg(model, count), '{}') from (
       select model, count(*) from said where model is not null group by model) m))
@@ -107,9 +114,9 @@ grant execute on function api.session_stats to gateway_history, service_role;
 
 -- Stores a message {role, content, tool_calls, tool_call_id, model, tokens, message_id} in a session and returns it, once by its
 -- message_id; raises 404, and 400 when the key keeps nothing or the session is full.
-create function api.add_message(user_id bigint, key_id bigint, session_id bigint, message jsonb)
+create function api.add_message(user_id bigint, key_id bigint, session_id bigint, message jsonb, own_key bigint default null)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare s constant gateway.chat_sessions := api.own_session(session_id, user_id); made gateway.chat_messages; kept text := api.retention_of(key_id);
+declare s constant gateway.chat_sessions := api.own_session(session_id, user_id, own_key); made gateway.chat_messages; kept text := api.retention_of(key_id);
 begin
   perform api.refuse_no_retention(kept);
   select * into made from gateway.chat_messages m where m.session_id = s.id and m.message_id = add_message.message ->> 'message_id';
@@ -162,7 +169,8 @@ declare who constant api.caller := api.verify(key_id, key_hashes, ip, referer, '
 begin
   perform api.refuse_no_retention(api.retention_of(who.key_id));
   if not exists (select from gateway.chat_sessions s
-                  where s.id = session_context.session_id and s.user_id = who.user_id and s.deleted_at is null) then
+                  where s.id = session_context.session_id and s.user_id = who.user_id and s.deleted_at is null
+                    and (s.key_id = who.key_id or api.may(who, 'account:read'))) then
     raise exception using errcode = 'PT404', message = 'not_found', detail = '{"param": "session_id"}';
   end if;
   return jsonb_build_object(

@@ -12,6 +12,7 @@ create function api.save_coupon(coupon_id bigint, changes jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.coupons; c gateway.coupons;
 begin
+  actor := api.confirm(actor, null);
   if save_coupon.coupon_id is null then
     c := jsonb_populate_record(null::gateway.coupons, changes);
     insert into gateway.coupons (code, kind, description, credit_nano, percent, most_nano, user_id, max_uses, starts_at, ends_at,
@@ -89,19 +90,21 @@ grant execute on function api.coupon_overview to gateway_admin, service_role;
 
 -- Redeems a code for a user: all of it, or nothing. Returns {coupon, credit_nano (null for a bonus that waits)}. Raises 404 for a code
 -- that is not there, or another's; 400 for one that is off, not begun, over or used up; 409 for one that was redeemed, and for a second
--- bonus that would wait.
+-- bonus that would wait. A person has redeemed it when any account of his did. Raises 403 for who signed in without an address, unless
+-- the coupon is his own.
 create function api.redeem(user_id bigint, code text, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare c gateway.coupons; r gateway.coupon_redemptions;
+declare c gateway.coupons; r gateway.coupon_redemptions; person gateway.users;
 begin
-  perform from gateway.users u where u.id = redeem.user_id for no key update;
+  actor := api.confirm(actor, user_id);
+  select * into person from gateway.users u where u.id = redeem.user_id for no key update;
   select * into c from gateway.coupons x where x.code = upper(redeem.code) for no key update;
   if not found or (c.user_id is not null and c.user_id <> redeem.user_id) then
     raise exception using errcode = 'PT404', message = 'coupon_not_found';
   end if;
   select * into r from gateway.coupon_redemptions x where x.coupon_id = c.id and x.user_id = redeem.user_id;
   if not found then
-    perform api.refuse_coupon(c, redeem.user_id);
+    perform api.refuse_coupon(c, redeem.user_id), api.refuse_person(c, person);
     insert into gateway.coupon_redemptions (coupon_id, user_id, credit_nano) values (c.id, redeem.user_id, c.credit_nano)
     returning * into r;
     update gateway.coupons x set uses = x.uses + 1 where x.id = c.id;
@@ -118,6 +121,20 @@ begin
                             'most_nano', c.most_nano, 'credit_nano', r.credit_nano);
 end $$;
 grant execute on function api.redeem to gateway_account, service_role;
+
+-- Raises 409 when a person redeemed a coupon by another account, and writes down who redeems it now. The caller has locked the coupon.
+create function api.refuse_person(c gateway.coupons, person gateway.users)
+returns void language plpgsql as $$
+declare hashes constant bytea[] := api.identity_hashes(person);
+begin
+  if c.user_id is null then
+    perform api.refuse_free_identity(person);
+  end if;
+  if exists (select from gateway.coupon_identities i where i.coupon_id = c.id and i.hash = any (hashes)) then
+    raise exception using errcode = 'PT409', message = 'coupon_already_redeemed';
+  end if;
+  insert into gateway.coupon_identities (coupon_id, hash) select c.id, h from unnest(hashes) h;
+end $$;
 
 -- Raises why a coupon cannot be redeemed now.
 create function api.refuse_coupon(c gateway.coupons, user_id bigint)

@@ -17,6 +17,7 @@ begin
   if idempotency_key is not null then
     kept := api.replay(who.user_id, idempotency_key, fingerprint, hold_id);
     if kept is not null then
+      perform api.refuse_replay(who, (kept ->> 'hold_id')::uuid, models);
       return jsonb_build_object('replay', kept, 'limits', limits);
     end if;
   end if;

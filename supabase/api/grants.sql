@@ -71,6 +71,7 @@ create function api.grant(user_id bigint, reference text, amount_nano bigint, re
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare made gateway.credit_grants;
 begin
+  actor := api.confirm(actor, user_id);
   if "grant".amount_nano <= 0 then
     raise exception using errcode = 'PT400', message = 'invalid_request_error', detail = '{"param": "amount_nano"}';
   elsif "grant".expires_at <= clock_timestamp() then

@@ -24,6 +24,27 @@ begin
   return null; -- what it stood for died or failed without an answer
 end $$;
 
+-- Raises 402, 403 and 422 where a key asks for the answer to another key's request that it could not have made: by its models, its
+-- limits, or because it reaches nothing but the sandbox. The key that made a request always gets its answer.
+create function api.refuse_replay(who api.caller, hold_id uuid, models jsonb)
+returns void language plpgsql stable as $$
+declare made record;
+begin
+  select h.key_id, h.bound_nano, k.environment into made
+    from gateway.credit_holds h join gateway.api_keys k on k.id = h.key_id where h.id = refuse_replay.hold_id;
+  if made.key_id = who.key_id then
+    return;
+  elsif who.environment = 'test' and made.environment <> 'test' then
+    raise exception using errcode = 'PT422', message = 'idempotency_key_reused', detail = '{"param": "Idempotency-Key"}';
+  elsif not models <@ to_jsonb(coalesce(who.allowed_models, array(select jsonb_array_elements_text(models)))) then
+    raise exception using errcode = 'PT403', message = 'model_not_allowed', detail = '{"param": "model"}';
+  elsif who.limit_nano - api.spent(who.key_id, who.limit_reset) < made.bound_nano then
+    raise exception using errcode = 'PT402', message = 'key_limit_reached', detail = '{"limit_source": "key_limit"}';
+  elsif who.max_requests is not null then
+    perform api.refuse_request_count(who);
+  end if;
+end $$;
+
 -- Makes the key stand for a hold that has just been taken. In plpgsql, which keeps its plan (see correct_tokens).
 create function api.claim(user_id bigint, key text, fingerprint text, hold_id uuid)
 returns void language plpgsql as $$

@@ -1,33 +1,45 @@
 -- A user's keys: made, changed, rotated and ended. Each change is audited, and no secret is ever among what is kept.
 
 -- Stores a minted key (its hash only) and returns {key_id}; `settings` are further columns of api_keys, and `limits` as
--- api.limit_key takes them. Raises 403 for scopes
--- that the actor lacks and 400 for a name that is taken.
+-- api.limit_key takes them. A restriction of the key that asks is the made key's, too, where `settings` do not name it. Raises 403 for
+-- more than the actor has, and 400 for a name that is taken.
 create function api.create_key(user_id bigint, public_id text, key_hash text, last_four text, environment text, name text,
                                scopes jsonb, actor jsonb, settings jsonb default '{}')
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare k gateway.api_keys;
 begin
-  perform api.refuse_wider_scopes(create_key.scopes, create_key.actor);
-  select * into k from gateway.api_keys x where x.public_id = create_key.public_id and x.user_id = create_key.user_id;
-  if found then
-    return jsonb_build_object('key_id', k.id); -- sent again
-  end if;
-  perform api.refuse_taken_name(create_key.user_id, create_key.name, null);
-  insert into gateway.api_keys as x (user_id, public_id, key_hash, last_four, environment, name, scopes)
-  values (create_key.user_id, create_key.public_id, create_key.key_hash, create_key.last_four, create_key.environment,
-          create_key.name, array(select jsonb_array_elements_text(create_key.scopes)))
-  returning * into k;
-  k := api.set_key(k, create_key.settings);
-  if create_key.settings ? 'limits' then
-    perform api.limit_key(k.id, k.user_id, create_key.settings -> 'limits', create_key.actor);
-  end if;
-  perform api.audit(create_key.actor, 'key.created', 'key:' || k.id, k.user_id, null, api.key_shown(k));
-  insert into gateway.outbox (event, payload) values ('key.created', jsonb_build_object(
-    'user_id', k.user_id, 'key_id', k.id, 'name', k.name));
-  return jsonb_build_object('key_id', k.id);
+  actor := api.confirm(actor, user_id);
+  return jsonb_build_object('key_id', api.add_key(user_id, jsonb_build_object(
+    'public_id', public_id, 'key_hash', key_hash, 'last_four', last_four), environment, name, scopes, actor, settings));
 end $$;
 grant execute on function api.create_key to gateway_admin, gateway_account, service_role;
+
+-- Makes a key from what was minted {public_id, key_hash, last_four}, and returns its id. The caller has confirmed the actor.
+create function api.add_key(user_id bigint, minted jsonb, environment text, name text, scopes jsonb, actor jsonb, settings jsonb)
+returns bigint language plpgsql as $$
+declare k gateway.api_keys; own constant gateway.api_keys := api.acting_key(add_key.actor, add_key.user_id);
+begin
+  perform api.refuse_wider_scopes(add_key.scopes, add_key.actor);
+  select * into k from gateway.api_keys x where x.public_id = minted ->> 'public_id' and x.user_id = add_key.user_id;
+  if found then
+    return k.id; -- sent again
+  end if;
+  perform api.refuse_taken_name(add_key.user_id, add_key.name, null);
+  insert into gateway.api_keys as x (user_id, public_id, key_hash, last_four, environment, name, scopes, expires_at, ip_allowlist,
+                                     referers, allowed_models, retention)
+  values (add_key.user_id, minted ->> 'public_id', minted ->> 'key_hash', minted ->> 'last_four', add_key.environment, add_key.name,
+          array(select jsonb_array_elements_text(add_key.scopes)), own.expires_at, own.ip_allowlist, own.referers, own.allowed_models,
+          coalesce(own.retention, 'full'))
+  returning * into k;
+  k := api.set_key(k, add_key.settings);
+  perform api.refuse_wider_key(k, add_key.actor);
+  if add_key.settings ? 'limits' then
+    perform api.write_limits(k, add_key.settings -> 'limits', add_key.actor);
+  end if;
+  perform api.audit(add_key.actor, 'key.created', 'key:' || k.id, k.user_id, null, api.key_shown(k));
+  insert into gateway.outbox (event, payload) values ('key.created', jsonb_build_object(
+    'user_id', k.user_id, 'key_id', k.id, 'name', k.name));
+  return k.id;
+end $$;
 
 -- Writes settings to a key: columns of api_keys that its owner may choose, and no other.
 create function api.set_key(k gateway.api_keys, settings jsonb)
@@ -115,27 +127,100 @@ begin
   return k;
 end $$;
 
--- Raises 403 when a key may do more than the actor: who could change or rotate it would have what he lacks.
-create function api.refuse_wider_key(k gateway.api_keys, actor jsonb)
-returns void language sql as $$
-  select api.refuse_wider_scopes(to_jsonb(api.shared(k.scopes, r.scopes)), actor)
-    from gateway.users u join gateway.roles r on r.name = u.role where u.id = k.user_id
+-- The key by which an actor acts on his own account; null on another's, and for an actor without a key. A session key, or a secret
+-- that was rotated, ends before its key does, and what it makes ends with it. The session of a sign-in stands for a person and has no
+-- such end.
+create function api.acting_key(actor jsonb, user_id bigint)
+returns gateway.api_keys language plpgsql stable as $$
+declare k gateway.api_keys;
+begin
+  select * into k from gateway.api_keys x where x.id = (actor ->> 'key_id')::bigint and x.user_id = acting_key.user_id;
+  if k.kind = 'secret' then
+    k.expires_at := least(k.expires_at, (select c.expires_at from gateway.key_credentials c
+                                          where c.public_id = actor #>> '{credential,key_id}' and c.key_id = k.id));
+  end if;
+  return k;
+end $$;
+
+-- Whether a key has a limit that another key would have anew: of money, of requests, or of its own by the minute.
+create function api.has_budget(k gateway.api_keys)
+returns boolean language sql stable as $$
+  select k.limit_nano is not null or k.max_requests is not null or exists (
+    select from gateway.rate_limit_configs c
+     where c.key_id = k.id and (c.expires_at is null or c.expires_at > now())
+       and num_nonnulls(c.requests_per_minute, c.tokens_per_minute, c.concurrency) > 0)
 $$;
 
--- Changes a key: `changes` are columns of api_keys that its owner may choose, and `limits`. Raises 404, 403 for scopes that the actor lacks,
--- and 400 for a name that is taken. A change that only pauses is everybody's who may write keys.
+-- Raises 403 when a key may do more than the actor's: who made, changed or rotated it would have what he lacks.
+create function api.refuse_wider_key(k gateway.api_keys, actor jsonb)
+returns void language plpgsql stable as $$
+declare own constant gateway.api_keys := api.acting_key(actor, k.user_id); wider text;
+begin
+  perform api.refuse_wider_scopes(to_jsonb(api.shared(k.scopes, r.scopes)), actor)
+    from gateway.users u join gateway.roles r on r.name = u.role where u.id = k.user_id;
+  if own.id is null then
+    return;
+  elsif own.id <> k.id and api.has_budget(own) then
+    perform api.refuse_wider(null, 'This API key has a limit of its own, and other keys would have it anew. '
+      'Make and change keys with a key that has no limit_usd, max_requests or rate limit.');
+  end if;
+  wider := case
+    when own.environment = 'test' and k.environment <> 'test' then 'environment_tag'
+    when coalesce(k.expires_at, 'infinity') > own.expires_at then 'expiration_days'
+    when not coalesce(k.allowed_models <@ own.allowed_models, own.allowed_models is null) then 'allowed_models'
+    when not api.is_within_networks(k.ip_allowlist, own.ip_allowlist) then 'ip_allowlist'
+    when not api.is_within_hosts(k.referers, own.referers) then 'domain_referrers'
+    when array_position('{none,metadata,full}', k.retention) > array_position('{none,metadata,full}', own.retention) then 'retention' end;
+  if wider is not null then
+    perform api.refuse_wider(wider, 'The key would have a wider ' || wider || ' than the API key that asks. '
+      'Leave it out, send what is inside, or use a key without this restriction.');
+  end if;
+end $$;
+
+-- Whether every one of `networks` (null: all there are) is inside one of `bounds` (null: there are none).
+create function api.is_within_networks(networks cidr[], bounds cidr[])
+returns boolean language sql immutable as $$
+  select bounds is null or bool_and(n <<= any (bounds)) from unnest(coalesce(networks, '{0.0.0.0/0,::/0}')) n
+$$;
+
+-- Whether every one of `hosts` (null: all there are) is one of `bounds` (null: there are none), or below a `*.` of them.
+create function api.is_within_hosts(hosts text[], bounds text[])
+returns boolean language sql immutable as $$
+  select bounds is null or coalesce(bool_and(exists (
+    select from unnest(bounds) b where b = h or (b like '*.%' and right(h, length(b) - 1) = substr(b, 2)))), false)
+    from unnest(hosts) h
+$$;
+
+-- Raises 403 when the key that acts would change itself, and is restricted in anything but its scopes: none lifts its own restrictions.
+create function api.refuse_own_change(k gateway.api_keys, actor jsonb)
+returns void language plpgsql stable as $$
+begin
+  if (api.acting_key(actor, k.user_id)).id = k.id and (api.has_budget(k) or k.retention <> 'full'
+     or num_nonnulls(k.expires_at, k.ip_allowlist, k.referers, k.allowed_models) > 0) then
+    perform api.refuse_wider(null, 'An API key that is restricted does not change itself. Use another key, or sign in.');
+  end if;
+end $$;
+
+-- Changes a key: `changes` are columns of api_keys that its owner may choose, and `limits`. Raises 404, 403 for more than the actor has
+-- and for a restricted key that would change itself, and 400 for a name that is taken. A change that only pauses is everybody's who may
+-- write keys.
 create function api.change_key(key_id bigint, user_id bigint, changes jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare was constant gateway.api_keys := api.lock_key(change_key.key_id, change_key.user_id); made gateway.api_keys;
+declare was gateway.api_keys; made gateway.api_keys;
 begin
+  actor := api.confirm(actor, user_id);
+  was := api.lock_key(change_key.key_id, change_key.user_id);
   if changes <> '{"status": "paused"}' then
-    perform api.refuse_wider_key(was, actor);
+    perform api.refuse_own_change(was, actor), api.refuse_wider_key(was, actor);
   end if;
   perform api.refuse_wider_scopes(coalesce(changes -> 'scopes', '[]'), actor);
   perform api.refuse_taken_name(was.user_id, coalesce(changes ->> 'name', was.name), was.id);
   made := api.set_key(was, changes);
+  if changes <> '{"status": "paused"}' then
+    perform api.refuse_wider_key(made, actor);
+  end if;
   if changes ? 'limits' then
-    perform api.limit_key(was.id, was.user_id, changes -> 'limits', actor);
+    perform api.write_limits(was, changes -> 'limits', actor);
   end if;
   if made is distinct from was then
     perform api.audit(actor, 'key.changed', 'key:' || was.id, was.user_id, api.key_shown(was), api.key_shown(made));
@@ -148,8 +233,10 @@ grant execute on function api.change_key to gateway_account, service_role;
 -- once, session keys too. The key stays the same: its id, limits and usage. Raises 404 and 403.
 create function api.rotate_key(key_id bigint, user_id bigint, minted jsonb, overlap_s integer, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare was constant gateway.api_keys := api.lock_key(rotate_key.key_id, rotate_key.user_id);
+declare was gateway.api_keys;
 begin
+  actor := api.confirm(actor, user_id);
+  was := api.lock_key(rotate_key.key_id, rotate_key.user_id);
   if was.public_id <> minted ->> 'public_id' then -- else sent again
     perform api.refuse_wider_key(was, actor);
     perform api.replace_secret(was, minted, overlap_s, actor);
@@ -183,6 +270,7 @@ create function api.delete_key(key_id bigint, user_id bigint, force boolean, act
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.api_keys;
 begin
+  actor := api.confirm(actor, user_id);
   if api.was_done(actor, 'key.deleted', 'key:' || delete_key.key_id) then
     return jsonb_build_object('key_id', delete_key.key_id);
   end if;
@@ -203,12 +291,18 @@ begin
 end $$;
 grant execute on function api.delete_key to gateway_account, service_role;
 
--- Hands out the sealed secret that a job rotated a key to: to one request, however often that is sent. Raises 404 and 403.
+-- Hands out the sealed secret that a job rotated a key to: to one request, however often that is sent. The secret before it may ask
+-- for it while it still works. Raises 404 and 403.
 create function api.take_secret(key_id bigint, user_id bigint, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare k constant gateway.api_keys := api.lock_key(take_secret.key_id, take_secret.user_id); taken text;
+declare k gateway.api_keys; taken text;
 begin
-  perform api.refuse_wider_key(k, actor);
+  actor := api.confirm(actor, user_id);
+  k := api.lock_key(take_secret.key_id, take_secret.user_id);
+  if not exists (select from gateway.key_credentials c
+                  where c.public_id = actor #>> '{credential,key_id}' and c.key_id = k.id and c.kind = 'rotated') then
+    perform api.refuse_wider_key(k, actor);
+  end if;
   update gateway.key_pickups p set taken_by = actor ->> 'request_id'
    where p.key_id = k.id and coalesce(p.taken_by = actor ->> 'request_id', true) and p.expires_at > clock_timestamp()
   returning p.sealed into taken;

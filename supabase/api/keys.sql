@@ -46,6 +46,38 @@ begin
              k.max_requests, k.own_providers, k.scopes, k.role_scopes, k.retention)::api.caller;
 end $$;
 
+-- Confirms that an actor may still act, and returns him with the scopes that he has now. His user, `user_id` and then his role are
+-- locked first, users in the order of their ids, and his credential {key_id, key_hashes, referer, scope} is verified under these locks:
+-- what ends a credential takes the same locks, so nothing is made after it. Raises 401 and 403, and 503 without a credential. A request that has changed something
+-- was confirmed then: it may be sent again after it ended its own key. An actor without a user is a job, Stripe or a seed.
+create function api.confirm(actor jsonb, user_id bigint)
+returns jsonb language plpgsql as $$
+declare acting constant bigint := actor ->> 'user_id'; given constant jsonb := actor -> 'credential'; who api.caller;
+begin
+  if acting is null then
+    return actor;
+  elsif given is null then
+    raise exception 'a function of the version before asks: a deploy is under way' using errcode = '57P03';
+  end if;
+  perform from gateway.users u where u.id in (acting, confirm.user_id) order by u.id for no key update;
+  perform from gateway.roles r where r.name = (select u.role from gateway.users u where u.id = acting) for share;
+  if exists (select from gateway.audit_logs a where a.actor_id = acting and a.request_id = confirm.actor ->> 'request_id'
+                                                and a.created_at > now() - interval '5 minutes') then
+    return actor;
+  end if;
+  who := api.verify(given ->> 'key_id', given -> 'key_hashes', (actor ->> 'ip')::inet, given ->> 'referer', given ->> 'scope');
+  if who.user_id <> acting then
+    raise exception using errcode = 'PT401', message = 'invalid_api_key';
+  end if;
+  return actor || jsonb_build_object('key_id', who.key_id, 'scopes', api.shared(who.key_scopes, who.role_scopes));
+end $$;
+
+-- Whether a caller may do `scope`: his key and his role.
+create function api.may(who api.caller, scope text)
+returns boolean language sql immutable as $$
+  select scope = any (who.key_scopes) and scope = any (who.role_scopes)
+$$;
+
 -- The scopes that are in both sets.
 create function api.shared(one text[], other text[])
 returns text[] language sql immutable as $$

@@ -7,6 +7,7 @@ create function api.open_payment(user_id bigint, kind text, amount_cents bigint,
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare p gateway.payments;
 begin
+  actor := api.confirm(actor, user_id);
   perform from gateway.users u where u.id = open_payment.user_id for no key update;
   select * into p from gateway.payments x where x.user_id = open_payment.user_id and x.idempotency_key = open_payment.key;
   if found and p.request_hash is distinct from open_payment.request_hash then

@@ -49,6 +49,7 @@ create function api.save_plan(plan_id bigint, changes jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.plans; p gateway.plans;
 begin
+  actor := api.confirm(actor, null);
   perform pg_advisory_xact_lock(hashtextextended('plans', 0));
   select * into p from gateway.plans x where x.id = save_plan.plan_id for update;
   was := p;
@@ -112,6 +113,7 @@ end $$;
 create function api.assign_plan(user_id bigint, plan_id bigint, ends_at timestamptz, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 begin
+  actor := api.confirm(actor, user_id);
   perform from gateway.users u where u.id = assign_plan.user_id and u.status <> 'deleted' for no key update;
   if not found then
     raise exception using errcode = 'PT404', message = 'not_found', detail = '{"param": "user_id"}';

@@ -5,6 +5,7 @@ create function api.put_provider_key(user_id bigint, provider text, sealed text,
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare k gateway.provider_keys;
 begin
+  actor := api.confirm(actor, user_id);
   perform from gateway.users u where u.id = put_provider_key.user_id for no key update;
   insert into gateway.provider_keys (user_id, provider, sealed, last_four)
   values (put_provider_key.user_id, put_provider_key.provider, put_provider_key.sealed, put_provider_key.last_four)
@@ -42,6 +43,7 @@ create function api.delete_provider_key(user_id bigint, provider text, actor jso
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare k gateway.provider_keys;
 begin
+  actor := api.confirm(actor, user_id);
   perform from gateway.users u where u.id = delete_provider_key.user_id for no key update;
   delete from gateway.provider_keys x
    where x.user_id = delete_provider_key.user_id and x.provider = delete_provider_key.provider returning * into k;

@@ -139,14 +139,22 @@ grant execute on function api.key_limits to gateway_account, service_role;
 -- 404, 403, and 400 for one above the user's own, or above what an operator set for the key.
 create function api.limit_key(key_id bigint, user_id bigint, limits jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare k constant gateway.api_keys := api.lock_key(limit_key.key_id, limit_key.user_id);
-  was jsonb := api.key_limits(k.id, k.user_id);
+begin
+  actor := api.confirm(actor, user_id);
+  return api.write_limits(api.lock_key(key_id, user_id), limits, actor);
+end $$;
+grant execute on function api.limit_key to gateway_account, service_role;
+
+-- Writes a key's own limits, and returns those in force. The caller has confirmed the actor and locked the key.
+create function api.write_limits(k gateway.api_keys, limits jsonb, actor jsonb)
+returns jsonb language plpgsql as $$
+declare was jsonb := api.key_limits(k.id, k.user_id);
   operators constant jsonb := (select to_jsonb(c) from gateway.rate_limit_configs c where c.key_id = k.id and c.is_operators
                                   and (c.expires_at is null or c.expires_at > clock_timestamp()));
   wanted constant jsonb := coalesce(nullif(was -> 'key', 'null'), '{}') || limits;
   name text;
 begin
-  perform api.refuse_wider_key(k, actor);
+  perform api.refuse_own_change(k, actor), api.refuse_wider_key(k, actor);
   foreach name in array array['requests_per_minute', 'tokens_per_minute', 'concurrency'] loop
     if coalesce((wanted ->> name)::bigint, case when operators ->> name is not null then 'infinity' end::numeric)
        > least((was #>> array['user', name])::bigint, (operators ->> name)::bigint) then
@@ -166,7 +174,6 @@ begin
   end if;
   return api.key_limits(k.id, k.user_id);
 end $$;
-grant execute on function api.limit_key to gateway_account, service_role;
 
 -- Sets, as an operator, limits {requests_per_minute, tokens_per_minute, concurrency} in place of a user's plan's or, when a key
 -- is named, what its owner cannot lift, until `expires_at`; null, or not told, is none of its own. Returns the limits in force
@@ -178,6 +185,7 @@ begin
   -- what was used up of the limits before counts no more; buckets are locked before users
   delete from gateway.rate_limit_buckets b
    where (b.scope, b.id) = (case when set_limits.key_id is null then 'user' else 'key' end, coalesce(set_limits.key_id, set_limits.user_id));
+  actor := api.confirm(actor, user_id);
   perform from gateway.users u where u.id = set_limits.user_id and u.status <> 'deleted' for no key update;
   if not found then
     raise exception using errcode = 'PT404', message = 'not_found', detail = '{"param": "user_id"}';

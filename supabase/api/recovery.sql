@@ -56,8 +56,7 @@ begin
   acting := actor || jsonb_build_object('name', 'user:' || person.id, 'user_id', person.id, 'scopes', scopes);
   perform api.audit(acting, 'recovery.ended', 'user:' || person.id, person.id, null,
                     jsonb_build_object('public_id', minted ->> 'public_id'));
-  made := (api.create_key(person.id, minted ->> 'public_id', minted ->> 'key_hash', minted ->> 'last_four', environment, key_name,
-                          scopes, acting) ->> 'key_id')::bigint;
+  made := api.add_key(person.id, minted, environment, key_name, scopes, acting, '{}');
   return jsonb_build_object('user_id', person.id, 'username', person.username, 'key_id', made, 'name', key_name);
 end $$;
 grant execute on function api.recover_account to gateway_auth, service_role;

@@ -100,6 +100,7 @@ create function api.referral_terms(changes jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.referral_terms; made gateway.referral_terms;
 begin
+  actor := api.confirm(actor, null);
   select * into was from gateway.referral_terms for update;
   made := jsonb_populate_record(was, coalesce(changes, '{}'));
   if made is distinct from was then

@@ -17,10 +17,34 @@ create function api.refuse_wider_scopes(scopes jsonb, actor jsonb)
 returns void language plpgsql stable as $$
 begin
   if not coalesce(actor -> 'scopes', '[]') @> scopes then
-    raise exception using errcode = 'PT403', message = 'insufficient_scope',
-      detail = '{"message": "Nobody can hand out scopes that his own key lacks."}';
+    perform api.refuse_wider(null, 'Nobody can hand out scopes that his own key lacks.');
   end if;
 end $$;
+
+-- Raises 403 for what an actor would give and does not have; `param` null: no one field.
+create function api.refuse_wider(param text, message text)
+returns void language plpgsql stable as $$
+begin
+  raise exception using errcode = 'PT403', message = 'insufficient_scope', detail = jsonb_strip_nulls(jsonb_build_object(
+    'param', refuse_wider.param, 'message', refuse_wider.message))::text;
+end $$;
+
+-- Reports that an actor was refused what he does not have: an alert, and an entry in his account's audit log, one an hour and key.
+-- `change` is the function that refused, `about` what it was to change. The refusal was undone; this stays. Returns null.
+create function api.report_overreach(kind text, subject text, change text, about text, actor jsonb)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare acting constant bigint := actor ->> 'user_id'; key constant bigint := actor ->> 'key_id';
+  detail constant jsonb := jsonb_build_object('change', change, 'about', about, 'request_id', actor ->> 'request_id');
+begin
+  perform from gateway.users u where u.id = acting for no key update;
+  perform api.raise_alert(kind, subject, detail, acting, key);
+  if not exists (select from gateway.audit_logs a where a.actor_id = acting and a.key_id = key and a.action = 'key.overreached'
+                                                    and a.created_at > now() - interval '1 hour') then
+    perform api.audit(actor, 'key.overreached', 'key:' || key, acting, null, detail);
+  end if;
+  return 'null'::jsonb;
+end $$;
+grant execute on function api.report_overreach to gateway_admin, gateway_account, gateway_auth, service_role;
 
 -- Raises 409 when without this user no active admin would be left. Whoever else asks for the same waits for the end of this.
 create function api.refuse_last_admin(user_id bigint)
@@ -82,6 +106,8 @@ create function api.define_role(name text, description text, scopes jsonb, actor
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.roles; made gateway.roles;
 begin
+  perform pg_advisory_xact_lock(hashtextextended('role:' || define_role.name, 0)); -- before its users lock the role
+  actor := api.confirm(actor, null);
   perform api.refuse_wider_scopes(define_role.scopes, define_role.actor);
   was := api.lock_role(define_role.name, define_role.actor);
   insert into gateway.roles (name, description, scopes)
@@ -102,6 +128,8 @@ create function api.delete_role(name text, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.roles;
 begin
+  perform pg_advisory_xact_lock(hashtextextended('role:' || delete_role.name, 0)); -- before its users lock the role
+  actor := api.confirm(actor, null);
   if api.was_done(actor, 'role.deleted', 'role:' || delete_role.name) then
     return '{"deleted": true}';
   end if;
@@ -123,6 +151,7 @@ create function api.assign_role(user_id bigint, role text, reason text, actor js
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was text;
 begin
+  actor := api.confirm(actor, user_id);
   select u.role into was from gateway.users u where u.id = assign_role.user_id and u.status <> 'deleted' for no key update;
   if not found then
     raise exception using errcode = 'PT404', message = 'not_found', detail = '{"param": "user_id"}';

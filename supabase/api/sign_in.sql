@@ -154,6 +154,7 @@ create function api.create_session(asked_by text, minted jsonb, scopes jsonb, se
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare latest timestamptz;
 begin
+  actor := api.confirm(actor, null);
   perform api.refuse_wider_scopes(create_session.scopes, actor);
   perform from gateway.users u where u.id = (actor ->> 'user_id')::bigint for no key update;
   select least(c.expires_at, now() + make_interval(secs => seconds)) into latest
@@ -168,6 +169,7 @@ grant execute on function api.create_session to gateway_auth, service_role;
 create function api.end_session(public_id text, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 begin
+  actor := api.confirm(actor, null);
   delete from gateway.key_credentials c using gateway.api_keys k
    where c.public_id = end_session.public_id and c.kind = 'session' and k.id = c.key_id
      and k.user_id = (actor ->> 'user_id')::bigint;
@@ -185,6 +187,11 @@ create function api.revoke_leaked(leaks jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare leak record; hit record;
 begin
+  -- what stands for a key that leaked makes nothing after this
+  perform from gateway.users u where u.id in (
+    select k.user_id from gateway.api_keys k left join gateway.key_credentials c on c.key_id = k.id
+     where leaks @> jsonb_build_array(jsonb_build_object('public_id', k.public_id))
+        or leaks @> jsonb_build_array(jsonb_build_object('public_id', c.public_id))) order by u.id for no key update;
   for leak in
     select l ->> 'public_id' as public_id, l -> 'key_hashes' as hashes, l ->> 'url' as url
       from jsonb_array_elements(leaks) l order by 1

@@ -18,8 +18,8 @@ $$;
 grant execute on function api.subscription_version to gateway_billing, gateway_stripe_webhook, gateway_jobs, service_role;
 
 -- Records a subscription {status, plan_id, period_end, cancel_at_period_end} as Stripe says, read after `version` was, and ends the
--- events `event_ids`: an active one gives the user its plan, one that has ended the default plan. Returns it, or {stale}. Raises 409
--- when another subscription of the user's is live.
+-- events `event_ids`: an active one gives the user its plan, one that has ended the default plan. Returns it, or {stale}. A live one is
+-- {unwanted} when another of the user's is live, or the account has ended: an alert tells so, and it has to end at Stripe.
 create function api.record_subscription(subscription_id text, version bigint, user_id bigint, facts jsonb, event_ids jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.subscriptions; s gateway.subscriptions;
@@ -28,6 +28,13 @@ begin
   select * into was from gateway.subscriptions x where x.id = record_subscription.subscription_id for update;
   if coalesce(was.version, 0) <> record_subscription.version then
     return jsonb_build_object('stale', true);
+  elsif facts ->> 'status' in ('trialing', 'active', 'past_due', 'unpaid')
+        and (exists (select from gateway.subscriptions x where x.user_id = record_subscription.user_id and x.id <> subscription_id
+                        and x.status in ('trialing', 'active', 'past_due', 'unpaid'))
+             or exists (select from gateway.users u where u.id = record_subscription.user_id and u.status = 'deleted')) then
+    perform api.raise_alert('unwanted_subscription', 'subscription:' || record_subscription.subscription_id, facts,
+                            record_subscription.user_id);
+    return jsonb_build_object('unwanted', true);
   end if;
   insert into gateway.subscriptions as x (id, user_id, plan_id, status, period_end, cancel_at_period_end, version)
   values (record_subscription.subscription_id, record_subscription.user_id, (facts ->> 'plan_id')::bigint, facts ->> 'status',
@@ -48,6 +55,16 @@ begin
   return to_jsonb(s);
 end $$;
 grant execute on function api.record_subscription to gateway_billing, gateway_stripe_webhook, gateway_jobs, service_role;
+
+-- Ends what an account has with Stripe: its subscriptions were canceled there with the customer, and no card is charged any more.
+create function api.leave_stripe(user_id bigint)
+returns void language plpgsql as $$
+begin
+  update gateway.subscriptions s set status = 'canceled', version = s.version + 1, updated_at = clock_timestamp()
+   where s.user_id = leave_stripe.user_id and s.status in ('trialing', 'active', 'past_due', 'unpaid');
+  delete from gateway.auto_top_ups t where t.user_id = leave_stripe.user_id;
+  update gateway.users u set stripe_customer_id = null where u.id = leave_stripe.user_id;
+end $$;
 
 -- A plan that can be subscribed to {plan_id, name, monthly_price_cents}; raises 404 for one that is not there or not sold, and 400 for
 -- one that costs nothing.

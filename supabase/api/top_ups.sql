@@ -12,6 +12,7 @@ create function api.set_auto_top_up(user_id bigint, threshold_nano bigint, amoun
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was constant jsonb := api.auto_top_up(set_auto_top_up.user_id);
 begin
+  actor := api.confirm(actor, user_id);
   if set_auto_top_up.payment_method_id is null then
     delete from gateway.auto_top_ups t where t.user_id = set_auto_top_up.user_id;
   else

@@ -1,11 +1,12 @@
 -- Trials: a grant with an end in the same ledger, and the trial plan's limits while it lasts; one for each user and identity.
 
--- Starts a user's trial, once; {trial}. Raises 403 where there are no trials, the user has a plan, or the address is at one of
--- `blocked` domains, and 409 when one was started with any identity or address of the user's before, by whatever account.
+-- Starts a user's trial, once; {trial}. Raises 403 where there are no trials, the user has a plan, the address is at one of
+-- `blocked` domains or there is none, and 409 when one was started with any identity or address of the user's before, by whatever account.
 create function api.start_trial(user_id bigint, blocked jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare terms gateway.trial_terms; u gateway.users; g gateway.credit_grants; t gateway.trials; hashes bytea[];
 begin
+  actor := api.confirm(actor, user_id);
   select * into u from gateway.users x where x.id = start_trial.user_id for no key update;
   select * into t from gateway.trials x where x.user_id = u.id;
   if found and api.was_done(actor, 'trial.started', 'user:' || u.id) then
@@ -19,6 +20,7 @@ begin
                                                    and (a.ends_at is null or a.ends_at > clock_timestamp())) then
     raise exception using errcode = 'PT403', message = 'trial_not_available';
   end if;
+  perform api.refuse_free_identity(u);
   hashes := api.identity_hashes(u);
   -- whoever starts one with the same identities waits here
   perform pg_advisory_xact_lock(hashtextextended(encode(h, 'hex'), 0)) from (select unnest(hashes) h order by 1) o;
@@ -36,13 +38,31 @@ begin
 end $$;
 grant execute on function api.start_trial to gateway_trials, service_role;
 
+-- Raises 403 for who signed in without an address, as with a wallet: anybody makes as many of these as he likes.
+create function api.refuse_free_identity(u gateway.users)
+returns void language plpgsql stable as $$
+begin
+  if u.email is null and exists (select from gateway.identities i where i.user_id = u.id) then
+    raise exception using errcode = 'PT403', message = 'address_needed';
+  end if;
+end $$;
+
+-- The mailbox that an address leads to, whatever its spelling: what follows a `+` is left out and, at Google, dots and the other name
+-- of its domain. It is compared, and never written to.
+create function api.mailbox(email text)
+returns text language sql immutable as $$
+  select case when domain in ('gmail.com', 'googlemail.com') then replace(name, '.', '') || '@gmail.com' else name || '@' || domain end
+    from (select split_part(split_part(lower(email), '@', 1), '+', 1) as name, rtrim(split_part(lower(email), '@', 2), '.') as domain) e
+$$;
+
 -- Hashes of a user's identities and address, by which a further account of the same person is known.
 create function api.identity_hashes(u gateway.users)
 returns bytea[] language sql stable as $$
   select array(
     select sha256(convert_to(i.provider || ':' || i.subject, 'UTF8')) from gateway.identities i where i.user_id = u.id
-    union select sha256(convert_to('mail:' || lower(i.email), 'UTF8')) from gateway.identities i where i.user_id = u.id and i.email is not null
-    union select sha256(convert_to('mail:' || lower(u.email), 'UTF8')) where u.email is not null
+    union select sha256(convert_to('mail:' || m, 'UTF8')) from (
+      select i.email from gateway.identities i where i.user_id = u.id union select u.email) e,
+      unnest(array[lower(e.email), api.mailbox(e.email)]) m where e.email is not null
     union select sha256(convert_to('user:' || u.id, 'UTF8')))
 $$;
 
@@ -100,6 +120,7 @@ create function api.trial_terms(changes jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.trial_terms; made gateway.trial_terms;
 begin
+  actor := api.confirm(actor, null);
   select * into was from gateway.trial_terms for update;
   made := jsonb_populate_record(was, coalesce(changes, '{}'));
   if made is distinct from was then

@@ -6,6 +6,7 @@ create function api.create_user(username text, email text, role text, actor json
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare created bigint;
 begin
+  actor := api.confirm(actor, null);
   perform api.refuse_wider_role(create_user.role, create_user.actor);
   if not exists (select from gateway.users u where lower(u.email) = lower(create_user.email)) then
     insert into gateway.users (username, email, role) values (create_user.username, create_user.email, create_user.role)

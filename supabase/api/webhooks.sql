@@ -23,6 +23,7 @@ create function api.create_webhook(user_id bigint, url text, events jsonb, seale
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare w gateway.webhooks;
 begin
+  actor := api.confirm(actor, user_id);
   perform from gateway.users u where u.id = create_webhook.user_id for no key update;
   select * into w from gateway.webhooks x where x.user_id = create_webhook.user_id and x.sealed = create_webhook.sealed;
   if found then
@@ -64,8 +65,10 @@ end $$;
 -- Changes what is given of {url, events, is_active}; one that is turned on begins without failures. Audited. Raises 400 and 404.
 create function api.change_webhook(webhook_id bigint, user_id bigint, changes jsonb, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare was constant gateway.webhooks := api.lock_webhook(change_webhook.webhook_id, change_webhook.user_id); w gateway.webhooks;
+declare was gateway.webhooks; w gateway.webhooks;
 begin
+  actor := api.confirm(actor, user_id);
+  was := api.lock_webhook(change_webhook.webhook_id, change_webhook.user_id);
   perform api.refuse_unknown_events(coalesce(changes -> 'events', '[]'));
   update gateway.webhooks x set
     url = coalesce(changes ->> 'url', x.url), is_active = coalesce((changes ->> 'is_active')::boolean, x.is_active),
@@ -85,6 +88,7 @@ create function api.delete_webhook(webhook_id bigint, user_id bigint, actor json
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare w gateway.webhooks;
 begin
+  actor := api.confirm(actor, user_id);
   if api.was_done(actor, 'webhook.deleted', 'webhook:' || delete_webhook.webhook_id) then
     return 'null'::jsonb;
   end if;
@@ -99,8 +103,10 @@ grant execute on function api.delete_webhook to gateway_account, service_role;
 -- that is turned off.
 create function api.test_webhook(webhook_id bigint, user_id bigint, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
-declare w constant gateway.webhooks := api.lock_webhook(test_webhook.webhook_id, test_webhook.user_id); sent_event bigint;
+declare w gateway.webhooks; sent_event bigint;
 begin
+  actor := api.confirm(actor, user_id);
+  w := api.lock_webhook(test_webhook.webhook_id, test_webhook.user_id);
   if not w.is_active then
     raise exception using errcode = 'PT409', message = 'conflict', detail = '{"message": "This webhook is turned off."}';
   end if;

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("service")
 
 TODAY = datetime.now(UTC).date()
-OPERATOR = {"name": "user:1", "user_id": 1, "scopes": []}
+OPERATOR = {"name": "user:1"}
 
 
 async def opened(operator: Connection, *, pause: bool = False) -> list[tuple[str, str]]:

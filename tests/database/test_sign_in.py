@@ -11,7 +11,7 @@ import pytest
 
 from gateway.database import call
 from gateway.scopes import CUSTOMER, Scope
-from tests.harness.builders import a_caller, a_key, a_user, crowd, dump, insert, refusal
+from tests.harness.builders import Caller, a_caller, a_key, a_user, acting, crowd, dump, insert, refusal
 
 if TYPE_CHECKING:
     from tests.harness.builders import Connection
@@ -165,19 +165,15 @@ async def test_the_oldest_session_of_a_key_ends_when_there_are_too_many(operator
     assert await counts(operator, "key_credentials") == {"key_credentials": most}
 
 
-def actor_of(user_id: int, key_id: int, *scopes: str) -> dict[str, Any]:
-    return {"name": f"user:{user_id}", "user_id": user_id, "key_id": key_id, "scopes": scopes, **ACTOR}
-
-
 async def test_a_session_key_does_less_than_its_key_and_never_outlives_its_parent(operator: Connection) -> None:
     caller = await a_caller(operator, scopes=["inference", "account:read"])
-    actor = actor_of(caller.user_id, caller.key_id, "inference", "account:read")
+    actor = acting(caller, "inference", "account:read")
     session, child = minted(), minted()
     asked = {"asked_by": caller.public_id, "minted": session, "scopes": ["inference"], "seconds": 600, "actor": actor}
     made = await call("create_session", **asked)
     assert await call("create_session", **asked) == made
     assert len(await operator.fetch("select from gateway.audit_logs where action = 'session.started'")) == 1
-    wider = asked | {"minted": minted(), "scopes": ["keys:write"]}
+    wider = asked | {"minted": minted(), "scopes": ["keys:write"], "actor": acting(caller, "inference")}
     assert (await refusal(operator, "create_session", **wider)).code == "insufficient_scope"
     longer = asked | {"asked_by": session["public_id"], "minted": child, "seconds": 86_400}
     assert await call("create_session", **longer) == made
@@ -188,10 +184,12 @@ async def test_a_session_is_ended_by_its_user_and_by_nobody_else(operator: Conne
     user_id = (await call("sign_in", **arguments))["user_id"]
     public_id = arguments["made"]["session"]["public_id"]
     stranger = await a_caller(operator)
-    await call("end_session", public_id=public_id, actor=actor_of(stranger.user_id, stranger.key_id))
+    await call("end_session", public_id=public_id, actor=acting(stranger, "inference"))
     assert (await call("authenticate", **with_session(arguments)))["user_id"] == user_id
+    session = arguments["made"]["session"]
+    own = acting(Caller(user_id, stranger.key_id, public_id, session["key_hash"]), "inference")
     for _ in range(2):
-        await call("end_session", public_id=public_id, actor=actor_of(user_id, stranger.key_id))
+        await call("end_session", public_id=public_id, actor=own)
     assert (await refusal(operator, "authenticate", **with_session(arguments))).code == "invalid_api_key"
     assert len(await operator.fetch("select from gateway.audit_logs where action = 'session.ended'")) == 1
 

@@ -117,9 +117,9 @@ async def test_a_suspended_user_is_served_nothing_until_restored(gateway: InProc
 async def test_nobody_suspends_who_may_do_more_or_is_the_last_admin(gateway: InProcess):
     operator = await gateway.books.fetchval("select id from gateway.users where role = 'admin'")
     _, helper = await a_helper(gateway, *CUSTOMER, Scope.ADMIN_USERS)
-    before = await gateway.tables()
     refused = await ask(gateway, "POST", f"users/{operator}/suspend", {"reason": WHY}, key=helper)
     error_of(refused, 403, "insufficient_scope")
+    before = await gateway.tables()
     error_of(await ask(gateway, "POST", f"users/{operator}/suspend", {"reason": WHY}), 409, "conflict")
     error_of(await ask(gateway, "POST", "users/999999/suspend", {"reason": WHY}), 404, "not_found")
     assert await gateway.tables() == before
@@ -236,8 +236,9 @@ async def test_an_operator_limits_a_user_and_a_key(gateway: InProcess):
     await told(gateway, "POST", "limit", {"user_id": gateway.user_id, "rate_limits": {}})
     assert (await gateway.ask()).status_code == 200
     key_id = await gateway.books.fetchval("select id from gateway.api_keys where public_id = $1", gateway.key[7:19])
+    headers = gateway.headers(key=await gateway.a_key())
     await told(gateway, "POST", "rate-limits", {"api_key": gateway.key, "rate_limits": {"concurrency": 3}})
-    raised = await gateway.client.put(f"/user/rate-limits/{key_id}", headers=gateway.headers(), json={"concurrency": 4})
+    raised = await gateway.client.put(f"/user/rate-limits/{key_id}", headers=headers, json={"concurrency": 4})
     error_of(raised, 400, "invalid_request_error")
     entry = await last_entry(gateway)
     assert (entry["action"], entry["resource"]) == ("limits.set", f"key:{key_id}")

@@ -10,7 +10,7 @@ import pytest
 from gateway.money import NANO
 from local import seed
 from tests.functions.test_errors import error_of
-from tests.functions.test_offers import ask, operator, told
+from tests.functions.test_offers import a_newcomer, a_wallet, ask, operator, told
 from tests.functions.test_payments import CHECKOUT, START, bought, delivered, post
 from tests.functions.test_refunds import refund
 
@@ -57,6 +57,26 @@ async def test_the_last_use_is_one_of_fifty_at_once(gateway: InProcess):
     assert sorted({answer.status_code for answer in answers}) == [200, 400]
     assert sum(answer.status_code == 200 for answer in answers) == 1
     error_of(next(answer for answer in answers if answer.status_code == 400), 400, "coupon_max_uses_reached")
+
+
+async def test_a_person_redeems_a_coupon_once_whatever_the_account(gateway: InProcess, issuer: Issuer):
+    coupon = await a_coupon(gateway)
+    codes = []
+    for email in ("al.ice@gmail.com", "al.ice@gmail.com", "alice+1@googlemail.com", "ada@example.com"):
+        name = (await a_newcomer(gateway, issuer, email))["username"]
+        codes.append((await redeem(gateway)).status_code)
+        await told(gateway, "DELETE", "/user", {"confirmation": name})
+    assert codes == [200, 409, 409, 200]
+    kept = await gateway.rows("select uses from gateway.coupons where id = $1", coupon["id"])
+    assert kept == [{"uses": 2}]
+
+
+async def test_a_wallet_alone_redeems_its_own_coupons_only(gateway: InProcess, issuer: Issuer):
+    await a_wallet(gateway, issuer)
+    await a_coupon(gateway)
+    await a_coupon(gateway, code="own-one", user_id=gateway.user_id)
+    error_of(await redeem(gateway), 403, "address_needed")
+    assert (await redeem(gateway, "own-one")).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway import chats
+from gateway.scopes import Scope
 from local import seed
 from tests.harness.gateway import DONE, GPT, answer, delta, finish, usage
 from tests.harness.upstream import Fault, Upstream, streamed, whole
@@ -211,3 +212,34 @@ def test_only_what_fits_is_followed_and_no_answer_without_its_call():
     assert chats.within(said, 170) == said[1:]
     assert chats.within(said, 60) == said[3:]  # the tool's answer would fit
     assert chats.within(said, 0) == []
+
+
+async def test_a_key_that_reads_no_account_has_what_it_stored_itself(gateway: InProcess):
+    """Sessions and responses of the account's other keys are as if they were not."""
+    others = await a_session(gateway, title="Of another key")
+    await complete(gateway, others, "Said by another key")
+    response = (await asked(gateway, "POST", "/v1/responses", model="sandbox/chat", input="Hello")).json()["id"]
+    narrow = await gateway.a_key("dev", Scope.INFERENCE)
+    reader = await gateway.a_key("dev", Scope.INFERENCE, Scope.ACCOUNT_READ)
+    session, stored = f"/chat/sessions/{others}", f"/v1/responses/{response}"
+    turn = {"model": "sandbox/chat", "messages": [{"role": "user", "content": "x"}]}
+    follow = {"model": "sandbox/chat", "input": "x", "previous_response_id": response}
+    await gateway.ended(2)
+    for method, path, body, may_read in (
+        ("GET", session, {}, 200),
+        ("POST", f"{session}/messages", {"role": "user", "content": "x"}, 201),
+        ("POST", f"/v1/chat/completions?session_id={others}", turn, 200),
+        ("GET", stored, {}, 200), ("GET", f"{stored}/input_items", {}, 200), ("POST", "/v1/responses", follow, 200),
+        ("PUT", session, {"title": "x"}, 404), ("DELETE", session, {}, 404), ("DELETE", stored, {}, 404),
+    ):  # fmt: skip
+        assert (await asked(gateway, method, path, narrow, **body)).status_code == 404, path
+        assert (await asked(gateway, method, path, reader, **body)).status_code == may_read, path
+    for path, body in (("/chat/search", {"query": "another"}), ("/chat/sessions", {}), ("/chat/stats", {})):
+        method = "POST" if body else "GET"
+        assert "another" not in (await asked(gateway, method, path, narrow, **body)).text.lower().replace("query", "")
+    own = (await asked(gateway, "POST", "/chat/sessions", narrow, title="Own")).json()["session_id"]
+    listed = (await asked(gateway, "GET", "/chat/sessions", narrow)).json()
+    assert ([each["id"] for each in listed["data"]], listed["count"]) == ([own], 1)
+    assert (await asked(gateway, "DELETE", f"/chat/sessions/{own}", narrow)).status_code == 200
+    assert (await asked(gateway, "DELETE", session)).status_code == 200
+    assert (await asked(gateway, "DELETE", stored)).status_code == 200

@@ -126,6 +126,38 @@ async def test_a_key_is_its_users_own(gateway: InProcess):
     assert await gateway.ended(2) == ["settled"] * 2
 
 
+@pytest.mark.parametrize(
+    ("environment", "own", "status", "code"),
+    [
+        ("dev", "allowed_models = '{a/b}'", 403, "model_not_allowed"),
+        ("dev", "limit_nano = 1", 402, "key_limit_reached"),
+        ("dev", "limit_nano = 0, limit_reset = 'daily'", 402, "key_limit_reached"),
+        ("test", "limit_nano = null", 422, "idempotency_key_reused"),
+        ("dev", "limit_nano = 1000000000, max_requests = 1, allowed_models = '{sandbox/chat}'", 200, None),
+    ],
+)
+async def test_another_key_gets_an_answer_that_it_could_have_asked_for(
+    gateway: InProcess, environment: str, own: str, status: int, code: str | None
+):
+    first = await gateway.ask(KEY)
+    other = await gateway.a_key(environment)
+    await gateway.ended()
+    last = "(select max(id) from gateway.api_keys)"
+    await gateway.books.execute(f"update gateway.api_keys set {own} where id = {last}")  # noqa: S608
+    second = await gateway.ask(KEY, key=other)
+    if code is None:
+        assert (second.status_code, second.content) == (status, first.content)
+    else:
+        error_of(second, status, code)
+
+
+async def test_the_key_that_asked_gets_its_answer_whatever_is_left(gateway: InProcess):
+    first = await gateway.ask(KEY)
+    await gateway.ended()
+    await gateway.books.execute("update gateway.api_keys set limit_nano = 0, max_requests = 1")
+    assert (await gateway.ask(KEY)).content == first.content
+
+
 async def test_a_key_is_good_for_a_day(gateway: InProcess):
     await gateway.ask(KEY)
     await gateway.ended()

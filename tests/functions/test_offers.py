@@ -188,6 +188,32 @@ async def test_a_person_has_one_trial_whatever_the_account(gateway: InProcess, i
     assert await gateway.books.fetchval("select count(*) from gateway.trials") == 1
 
 
+SPELLINGS = ("al.ice@gmail.com", "alice@gmail.com", "Alice+1@gmail.com", "alice+2@googlemail.com")
+
+
+async def test_an_address_has_one_trial_however_it_is_spelt(gateway: InProcess, issuer: Issuer):
+    await trials_on(gateway)
+    codes = []
+    for email in (*SPELLINGS, "ada@example.com", "ada+x@example.com", "a.da@example.com"):
+        await a_newcomer(gateway, issuer, email)
+        codes.append((await ask(gateway, "POST", "/trials/start", {})).status_code)
+    assert codes == [201, 409, 409, 409, 201, 409, 201]
+
+
+async def a_wallet(gateway: InProcess, issuer: Issuer) -> None:
+    """The newcomer signed in with a wallet, and has no address."""
+    wallet = [{"type": "wallet", "address": "0xabc", "latest_verified_at": 1}]
+    token = issuer.access_token("did:privy:wallet", linked_accounts=wallet)
+    signed_in = (await gateway.client.post("/auth/privy", json={"token": token})).json()
+    gateway.user_id, gateway.key = signed_in["user_id"], signed_in["api_key"]
+
+
+async def test_a_wallet_alone_gets_no_trial(gateway: InProcess, issuer: Issuer):
+    await trials_on(gateway)
+    await a_wallet(gateway, issuer)
+    error_of(await ask(gateway, "POST", "/trials/start", {}), 403, "address_needed")
+
+
 async def test_addresses_to_throw_away_get_no_trial(
     gateway: InProcess, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ):

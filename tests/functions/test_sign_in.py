@@ -151,7 +151,7 @@ async def test_another_way_of_signing_in_with_the_same_address_is_told_the_first
 
 
 async def test_supabase(gateway: InProcess, issuer: Issuer):
-    claims = {"user_metadata": {"email_verified": True, "full_name": "Ada Lovelace"}}
+    claims = {"user_metadata": {"full_name": "Ada Lovelace"}}
     token = issuer.supabase_token(issuer.supabase, ADA, **claims)
     told = (await gateway.client.post("/auth/supabase", json={"token": token})).json()
     assert (told["email"], told["display_name"], told["auth_method"]) == (ADA, "Ada Lovelace", "email")
@@ -169,10 +169,35 @@ async def test_supabase_tokens_of_nobody_in_particular(gateway: InProcess, issue
     await refused(gateway, "/auth/supabase", 401, "invalid_token", token=token)
 
 
-@pytest.mark.parametrize("metadata", [{}, {"email_verified": False}, {"email_verified": "true"}, None])
-async def test_supabase_addresses_that_are_not_confirmed(gateway: InProcess, issuer: Issuer, metadata: Any):
-    token = issuer.supabase_token(issuer.supabase, ADA, user_metadata=metadata)
-    assert (await gateway.client.post("/auth/supabase", json={"token": token})).json()["email"] is None
+def by(*ways: Any) -> list[dict[str, Any]]:
+    return [{"method": way, "timestamp": 1} for way in ways]
+
+
+@pytest.mark.parametrize(
+    ("claims", "is_proved"),
+    [
+        ({"amr": by("password", "magiclink")}, True),
+        ({"amr": by("email/signup")}, True),
+        ({"amr": by("oauth"), "app_metadata": {"provider": "google"}}, True),
+        ({"amr": by("password")}, False),
+        ({"amr": by("oauth"), "app_metadata": {"provider": "azure"}}, False),
+        ({"amr": by("oauth"), "app_metadata": {"provider": ["google"]}}, False),
+        ({"amr": by("token_refresh"), "app_metadata": {"provider": "google"}}, False),
+        ({"amr": by("otp"), "phone": "15550100"}, False),
+        ({"amr": by(["otp"], None)}, False),
+        ({"amr": ["otp"]}, False),
+        ({"amr": "otp"}, False),
+        ({"amr": None}, False),
+        ({"amr": []}, False),
+    ],
+)
+async def test_an_address_is_believed_when_supabase_saw_it_proved(
+    gateway: InProcess, issuer: Issuer, claims: dict[str, Any], *, is_proved: bool
+):
+    """The user writes `user_metadata` himself."""
+    token = issuer.supabase_token(issuer.supabase, ADA, user_metadata={"email_verified": True}, **claims)
+    told = (await gateway.client.post("/auth/supabase", json={"token": token})).json()
+    assert told["email"] == (ADA if is_proved else None)
 
 
 async def test_failed_sign_ins_are_counted_by_network_when_a_token_was_well_formed(gateway: InProcess, issuer: Issuer):

@@ -32,6 +32,8 @@ COMPLETION_PRICE = 2_000_000_000
 """Nano-dollars per million tokens, of every offer that does not say otherwise: 1000 and 2000 a token."""
 TEST = '{"name": "test"}'
 """The actor of what tests do."""
+REPORTED = {f"gateway.{name}" for name in ("alerts", "outbox", "audit_logs", "audit_chain", "audit_days")}
+"""The tables that are written when somebody asks for more than he has."""
 BOUND = 30_000
 """What `a_request` can cost at these prices, in nano-dollars."""
 
@@ -176,6 +178,15 @@ def a_settlement(caller: Caller, hold_id: str, cost_nano: int | None = BOUND, **
         "usage": usage,
         "answer": answer,
     }
+
+
+def acting(caller: Caller, scope: str, *scopes: str) -> dict[str, Any]:
+    """The actor of a request with a key, as the functions send it."""
+    credential = {"key_id": caller.public_id, "key_hashes": [caller.key_hash], "referer": None, "scope": scope}
+    return {
+        "name": f"user:{caller.user_id}", "user_id": caller.user_id, "key_id": caller.key_id, "ip": "198.51.100.7",
+        "request_id": f"req_{secrets.token_hex(6)}", "scopes": [scope, *scopes], "credential": credential,
+    }  # fmt: skip
 
 
 def of(caller: Caller, hold_id: str) -> dict[str, Any]:

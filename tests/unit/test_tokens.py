@@ -193,6 +193,12 @@ def test_keys_that_sign_nothing_for_us_are_left_out_of_a_set(entry: dict[str, An
     assert list(read_keys(body)) == [good.key_id]
 
 
+@pytest.mark.parametrize("entry", ["a", 7, None, [], {"kty": ["EC"]}, {**Signer().published[0], "x": 7}])
+def test_what_is_no_key_is_left_out_of_a_set(entry: Any):
+    good = Signer()
+    assert list(read_keys(json.dumps({"keys": [entry, *good.published]}).encode())) == [good.key_id]
+
+
 def numbered(body: bytes) -> dict[str, Any]:
     return msgspec.json.decode(body, type=dict[str, Any])
 

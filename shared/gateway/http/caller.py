@@ -26,9 +26,14 @@ class Caller(msgspec.Struct, frozen=True):
     """What the key and the role both allow."""
     ip: str | None
     request_id: str
+    credential: dict[str, Any]
+    """By what, and for which scope: {key_id, key_hashes, referer, scope}. A change verifies it once more."""
+
+    def __repr__(self) -> str:
+        return f"Caller(user_id={self.user_id}, key_id={self.key_id})"
 
     def actor(self) -> dict[str, Any]:
-        """The caller as the `actor` of a database function: whom the audit log names, and what he may hand out."""
+        """The caller as the `actor` of a database function: whom the audit log names, and by what he acts."""
         return {
             "name": f"user:{self.user_id}",
             "user_id": self.user_id,
@@ -36,6 +41,7 @@ class Caller(msgspec.Struct, frozen=True):
             "ip": self.ip,
             "request_id": self.request_id,
             "scopes": self.scopes,
+            "credential": self.credential,
         }
 
 
@@ -44,14 +50,14 @@ def require(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
 
     async def caller(request: Request) -> Caller:
         key, ip = key_of(request), address_of(request)
+        credential = {**key.credentials(), "referer": request.headers.get("referer"), "scope": scope}
         try:
-            found = await database.call(
-                "authenticate", **key.credentials(), ip=ip, referer=request.headers.get("referer"), scope=scope
-            )
+            found = await database.call("authenticate", **credential, ip=ip)
         except (Unauthenticated, InsufficientScope) as refusal:
             await refusals.count(refusal, ip, key.id)
             raise
         telemetry.identify(found["user_id"], found["key_id"])
-        return msgspec.convert({**found, "ip": ip, "request_id": request.scope["request_id"]}, Caller)
+        own = {"ip": ip, "request_id": request.scope["request_id"], "credential": credential}
+        return msgspec.convert({**found, **own}, Caller)
 
     return caller
