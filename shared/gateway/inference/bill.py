@@ -16,10 +16,14 @@ from gateway.errors import GatewayError
 from gateway.inference import metering
 from gateway.inference.chat import Chat
 from gateway.inference.metering import Bounds, Usage
-from gateway.inference.requests import ModelRequest
+from gateway.inference.requests import CompletionRequest, ModelRequest
 from gateway.inference.transcript import Transcript
 from gateway.keys import Key
+from gateway.providers.base import CEILINGS, Provider
 from gateway.settlements import Settlement
+
+BUDGETS = (("reasoning", "max_tokens"), ("thinking", "budget_tokens"))
+"""Members that say how many of a completion's tokens may be thoughts."""
 
 
 class Dialect(Protocol):
@@ -107,6 +111,26 @@ class Bill:
     def first_byte(self) -> None:
         """The first token is here."""
         self._first_byte = time.monotonic()
+
+    def ceiling(self, offer: Offer) -> int:
+        """Completion tokens, per choice, that the hold assumed for one of its offers (api.fit)."""
+        limits = (self.call.request.asked_tokens, self.hold.max_tokens, offer.max_output_tokens)
+        return min(limit for limit in limits if limit is not None)
+
+    def upstream_body(self, offer: Offer, provider: Provider) -> dict[str, Any]:
+        """The caller's body for one offer: its own name of the model, usage always, and the ceiling that was held."""
+        request, body = self.call.request, {**self.call.body, "model": offer.upstream_id}
+        if request.stream:
+            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        if not isinstance(request, CompletionRequest):
+            return body
+        ceiling = self.ceiling(offer)
+        for name in CEILINGS:
+            body.pop(name, None)
+        for name, member in BUDGETS:
+            if isinstance(budget := body.get(name), dict) and (budget.get(member) or 0) > ceiling:
+                body[name] = {**budget, member: ceiling}
+        return {**body, provider.ceiling: ceiling}
 
     def charge(self, usage: Usage) -> None:
         """Fix what was used; an estimate never costs more than was held."""

@@ -163,17 +163,6 @@ class Answer:
         )  # fmt: skip
         return error
 
-    def _upstream_body(self, offer: Offer) -> dict[str, Any]:
-        """The caller's body for one offer: its own name of the model, usage always, and the balance's ceiling."""
-        call, ceiling = self.bill.call, self.bill.hold.max_tokens
-        body = {**call.body, "model": offer.upstream_id}
-        if call.request.stream:
-            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        if ceiling is not None:
-            asked = [name for name in ("max_tokens", "max_completion_tokens") if body.get(name) is not None]
-            body |= dict.fromkeys(asked or ["max_tokens"], ceiling)
-        return body
-
 
 class OnePiece(Answer):
     """An answer that comes and leaves in one piece."""
@@ -182,7 +171,8 @@ class OnePiece(Answer):
         refusal: GatewayError = NoProviderAvailable()
         for offer in self.bill.hold.offers:
             try:
-                found = await self._ask(_provider(offer), self._upstream_body(offer))
+                provider = _provider(offer)
+                found = await self._ask(provider, self.bill.upstream_body(offer, provider))
             except FAILOVER as failed:
                 refusal = self._failed(offer, failed)
             else:
@@ -269,7 +259,8 @@ class Streamed(Answer):
         """One provider's chunks; those before its first token wait for it: until then another can still be asked."""
         transcript = self._transcript
         early: list[Chunk] | None = []
-        async with aclosing(_provider(offer).stream(self._upstream_body(offer))) as stream:
+        provider = _provider(offer)
+        async with aclosing(provider.stream(self.bill.upstream_body(offer, provider))) as stream:
             async for chunk in stream:
                 if chunk is None:
                     yield None

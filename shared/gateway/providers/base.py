@@ -20,7 +20,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal, InvalidOperation, localcontext
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from yarl import URL
@@ -50,6 +50,9 @@ MAX_RETRY_AFTER_S = 120
 CHAT, EMBEDDINGS, IMAGES = "chat/completions", "embeddings", "images/generations"
 """The routes of OpenAI's API that are asked."""
 
+CEILINGS = ("max_tokens", "max_completion_tokens")
+"""The two names that OpenAI's API has for the most tokens of an answer, per choice."""
+
 FAILOVER = (ProviderError, ProviderRateLimited)
 """What makes another provider worth asking."""
 
@@ -69,6 +72,8 @@ class Provider:
     """A provider reached over HTTP in OpenAI's form. Adapters set what differs: address, headers, body, catalogue."""
 
     name: str
+    ceiling: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The one of CEILINGS that it takes."""
 
     def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
         self.urls = {route: URL(f"{base_url.rstrip('/')}/{route}") for route in (CHAT, EMBEDDINGS, IMAGES)}
