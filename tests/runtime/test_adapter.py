@@ -169,6 +169,7 @@ def answer(event: dict[str, Any]) -> dict[str, Any]:
     return handle(event, None)  # type: ignore[arg-type]
 
 
+@pytest.mark.process
 def test_an_event_of_sam_is_answered():
     sam = Path(sys.executable).parent / "sam"
     printed = subprocess.run(
@@ -194,6 +195,7 @@ def test_only_what_is_not_text_is_base64(path: str, *, is_base64: bool):
     assert answer(an_event(path=path))["isBase64Encoded"] is is_base64
 
 
+@pytest.mark.process
 def test_neither_adapter_nor_runtime_imports_a_framework_or_sdk():
     program = "import sys, gateway.http.streaming; print(*sys.modules)"
     printed = subprocess.run(
