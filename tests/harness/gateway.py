@@ -21,14 +21,16 @@ import uvicorn
 from container import app as container
 from gateway import database as door
 from gateway import outbound, providers, settings, sse
-from gateway.database import Failure
+from gateway.database import Failure, Transport
 from gateway.database.postgres import Postgres
+from gateway.database.supabase import Supabase
 from gateway.providers.base import Provider
 from gateway.providers.sandbox import Sandbox
 from gateway.scopes import Scope
-from local import seed
+from local import postgrest, schema, seed
 from local.aws_lambda import LocalLambda
 from tests.harness.builders import dump
+from tests.harness.web import served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
@@ -44,6 +46,7 @@ TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 DATABASE_PASSWORD = "a-password-of-the-database"
 NOBODY = f"postgresql://gateway:{DATABASE_PASSWORD}@127.0.0.1:1/gateway"
 """A port where nothing listens."""
+DOOR_SECRET = "a secret that signs the tokens of Supabase's API"
 CANARY = "kanari-0f6e1d"
 """Stands for a secret: it is where nobody may read it."""
 serving = ContextVar("serving", default="jobs")
@@ -108,13 +111,15 @@ class Line:
     `failing` fail in the database, and those in `broken` before it, as nobody foresaw.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, door_url: str | None = None) -> None:
+        """`door_url` is where Supabase's API of this database is, if that is the way to it."""
         self.calls: list[str] = []
         self.cut: set[str] = set()
         self.deaf: set[str] = set()
         self.broken: set[str] = set()
         self.failing: set[str] = set()
-        self._database, self._sound, self._dead = database, dict[str, Postgres](), Postgres(NOBODY)
+        self._database, self._sound, self._dead = database, dict[str, Transport](), Postgres(NOBODY)
+        self._door = door_url
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         self.calls.append(name)
@@ -132,9 +137,13 @@ class Line:
         for transport in (*self._sound.values(), self._dead):
             await transport.close()
 
-    def _of(self, group: str) -> Postgres:
+    def _of(self, group: str) -> Transport:
         if group not in self._sound:
-            self._sound[group] = Postgres(with_password(self._database.login(group)))
+            self._sound[group] = (
+                Supabase(self._door, postgrest.service_key(DOOR_SECRET, schema.role(group)))
+                if self._door
+                else Postgres(with_password(self._database.login(group)))
+            )
         return self._sound[group]
 
 
@@ -351,9 +360,26 @@ async def customer(database: Database) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-async def gateway(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcess]:
+def transport(request: pytest.FixtureRequest) -> str:
+    """By which way a gateway in this process reaches its database: postgres, unless a test says supabase."""
+    return getattr(request, "param", "postgres")
+
+
+@pytest.fixture
+async def gateway(database: Database, transport: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcess]:
     """A gateway in this process; the sandbox answers, and whom a test connects."""
-    line = Line(database)
+    if transport == "supabase":
+        with served(postgrest.app(database.admin, DOOR_SECRET)) as url:
+            async with in_process(Line(database, url), database, monkeypatch) as running:
+                yield running
+    else:
+        async with in_process(Line(database), database, monkeypatch) as running:
+            yield running
+
+
+@asynccontextmanager
+async def in_process(line: Line, database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcess]:
+    """A gateway in this process, by this line to its database."""
     available: dict[str, Provider] = {"sandbox": Sandbox()}
     monkeypatch.setattr(providers, "available", lambda: available)
     door.use(line)

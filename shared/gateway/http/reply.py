@@ -7,8 +7,9 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from gateway.http.edge import Receive, Send
-from gateway.inference.completions import Answer, Replayed
+from gateway.inference.answer import Answer
 from gateway.inference.receipt import receipt
+from gateway.inference.replayed import Replayed
 
 
 class Reply:

@@ -20,7 +20,7 @@ from gateway.inference.requests import CompletionRequest, ModelRequest
 from gateway.inference.transcript import Transcript
 from gateway.keys import Key
 from gateway.providers.base import CEILINGS, Provider
-from gateway.settlements import Settlement
+from gateway.settlements import MAX_ANSWER_BYTES, TOO_LARGE, Settlement
 
 BUDGETS = (("reasoning", "max_tokens"), ("thinking", "budget_tokens"))
 """Members that say how many of a completion's tokens may be thoughts."""
@@ -185,7 +185,7 @@ class Bill:
             hold_id=self.hold.hold_id,
             user_id=self.hold.user_id,
             key_id=self.hold.key_id,
-            answer=answer.decode() if answer and self.call.idempotency_key else None,
+            answer=_kept(answer) if answer and self.call.idempotency_key else None,
             memory=memory,
             usage=self._record(self.offer)
             | {
@@ -223,3 +223,8 @@ class Bill:
             "attempts": self.attempts or None,
             "duration_ms": round(1000 * (time.monotonic() - self._started)),
         }
+
+
+def _kept(answer: bytes) -> str:
+    """An answer as it is kept for an Idempotency-Key."""
+    return answer.decode() if len(answer) <= MAX_ANSWER_BYTES else TOO_LARGE

@@ -6,8 +6,9 @@ from typing import Any
 
 from gateway.errors import ProviderError
 from gateway.inference import metering
+from gateway.inference.answer import Answer
 from gateway.inference.bill import Call
-from gateway.inference.completions import Answer, OnePiece, admit
+from gateway.inference.completions import OnePiece, admit
 from gateway.inference.requests import EmbeddingRequest
 from gateway.providers.base import Provider
 
