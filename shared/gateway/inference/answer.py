@@ -1,4 +1,4 @@
-"""An answer to an admitted call: what it cost is settled once, whatever becomes of it, and what is asked for is kept."""
+"""An answer to an admitted call: it is settled once, whatever becomes of it, and what is asked for is kept."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ class Answer:
         """The stream as the client reads it: chunks, at most one error event, `[DONE]`."""
         raise NotImplementedError
 
+    @property
+    def begun(self) -> bool:
+        """Whether a token has come, so that it costs something."""
+        return self._transcript.begun
+
     async def close(self) -> None:
         """Settle what the answer cost, or give the hold back when nothing came of it: to the end, whatever happens."""
         await to_the_end(self._close())
@@ -57,7 +62,8 @@ class Answer:
     async def _settle(self) -> None:
         transcript = self._transcript
         if self.bill.usage is None and transcript.begun:
-            self.bill.charge_transcript(transcript, transcript.seen_chunks)
+            has_left = self._outcome == "cancelled"
+            self.bill.charge_transcript(transcript, transcript.seen_chunks, has_left=has_left)
         if self.bill.usage is None:
             await credits.release(self.bill.hold, self.bill.failure())
         else:

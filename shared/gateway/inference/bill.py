@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from gateway import money
+from gateway import money, telemetry
 from gateway.credits import Hold, Offer
 from gateway.errors import GatewayError
 from gateway.inference import metering
@@ -142,10 +142,35 @@ class Bill:
         else:
             self.cost_nano = min(listed, self.hold.bound_nano) if usage.is_estimated else listed
 
-    def charge_transcript(self, transcript: Transcript, chunks: int) -> None:
-        """Fix what a completion used: what the provider reported, or an estimate from what was seen."""
-        seen = metering.estimate(self.call.bounds, transcript.seen_bytes, chunks)
-        self.charge(transcript.usage or seen)
+    def charge_transcript(self, transcript: Transcript, chunks: int, *, has_left: bool = False) -> None:
+        """Fix what a completion used: what the provider reported, as far as it can be; else an estimate from what was
+        seen. Whoever `has_left` chose the moment, so the estimate has all of the prompt that can have been.
+        """
+        bounds, usage = self.call.bounds, transcript.usage
+        if usage is None or (transcript.seen_bytes > 0 and 0 in (usage.prompt, usage.completion)):
+            usage = metering.estimate(bounds, transcript.seen_bytes, chunks)
+            if has_left:
+                usage = msgspec.structs.replace(usage, prompt=bounds.prompt_tokens)
+        assert self.offer is not None, "nothing was used before an offer was tried"
+        self.charge(self._believed(usage, self.ceiling(self.offer) * self.call.request.choices, self.offer))
+
+    def charge_prompt(self, usage: Usage | None) -> None:
+        """Fix what embeddings used, as charge_transcript does: there is nothing but a prompt."""
+        assert self.offer is not None, "nothing was used before an offer was tried"
+        if usage is None or usage.prompt == 0:
+            usage = metering.estimate(self.call.bounds, 0, 0)
+        self.charge(self._believed(usage, 0, self.offer))
+
+    def _believed(self, usage: Usage, most_completion: int, offer: Offer) -> Usage:
+        """A usage as far as it can be true of what was sent and asked for; where it cannot, the bound in its place."""
+        believed = metering.believed(usage, self.call.bounds, most_completion)
+        if believed != usage and not usage.is_estimated:
+            telemetry.log(
+                "usage_not_believed", level="ERROR", metrics={"UsageNotBelieved": 1},
+                provider=offer.provider, model=offer.model, generation=self.id,
+                reported=[usage.prompt, usage.completion], charged=[believed.prompt, believed.completion],
+            )  # fmt: skip
+        return believed
 
     def fail(self, offer: Offer, error: GatewayError) -> None:
         """Note that an offer failed."""

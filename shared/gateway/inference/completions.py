@@ -9,6 +9,8 @@ settle      one database call, after the last byte has left          whatever be
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
@@ -18,16 +20,21 @@ import msgspec
 
 from gateway import credits, providers, sealing, telemetry
 from gateway.credits import Hold, Offer
-from gateway.errors import GatewayError, InternalError, NoProviderAvailable, ProviderError
+from gateway.errors import GatewayError, InternalError, NoProviderAvailable, ProviderError, ProviderTimeout
 from gateway.inference.answer import Answer, to_the_end
 from gateway.inference.bill import Bill, Call
 from gateway.inference.receipt import receipt
 from gateway.inference.replayed import Replayed
 from gateway.inference.transcript import Transcript
-from gateway.providers.base import FAILOVER, KEEP_ALIVE_S, Provider
+from gateway.providers import base
+from gateway.providers.base import FAILOVER, Provider
 
 STATUS_HELD_S = 10.0
 """A stream's status waits this long for the first token, so that a failure can still be a status; then it is 200."""
+
+MOST_EARLY = 100
+MOST_EARLY_BYTES = 1 << 20
+"""Chunks before the first token that are kept for the client; what is above is dropped, as it says nothing."""
 
 type Chunk = dict[str, Any]
 
@@ -99,10 +106,14 @@ class OnePiece(Answer):
 
     async def begin(self) -> None:
         refusal: GatewayError = NoProviderAvailable()
+        deadline = asyncio.get_running_loop().time() + base.TOTAL_S
         for offer in self.bill.hold.offers:
             try:
                 provider = _provider(offer)
-                found = await self._ask(provider, self.bill.upstream_body(offer, provider))
+                async with asyncio.timeout_at(deadline):
+                    found = await self._ask(provider, self.bill.upstream_body(offer, provider))
+            except TimeoutError:
+                raise self._failed(offer, ProviderTimeout()) from None
             except FAILOVER as failed:
                 refusal = self._failed(offer, failed)
             else:
@@ -145,6 +156,21 @@ class Whole(OnePiece):
         self._tell(found)
 
 
+class _Early:
+    """Chunks that wait for the first token."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+        self._bytes = 0
+
+    def add(self, chunk: Chunk) -> None:
+        if len(self.chunks) >= MOST_EARLY or self._bytes >= MOST_EARLY_BYTES:
+            return
+        self._bytes += len(msgspec.json.encode(chunk))
+        if self._bytes < MOST_EARLY_BYTES:
+            self.chunks.append(chunk)
+
+
 class Streamed(Answer):
     """An answer in chunks, sent on as they come."""
 
@@ -170,11 +196,14 @@ class Streamed(Answer):
     async def _attempts(self) -> AsyncGenerator[Chunk | None]:
         """The client's chunks, from the first offer that sends a token; None for silence. Raises the last refusal."""
         refusal: GatewayError = NoProviderAvailable()
+        deadline = time.monotonic() + base.TOTAL_S
         for offer in self.bill.hold.offers:
+            if time.monotonic() >= deadline:
+                break
             self.bill.offer = offer
             self._transcript = Transcript(keep=self._keeps)
             try:
-                async with aclosing(self._attempt(offer)) as chunks:
+                async with aclosing(self._attempt(offer, deadline)) as chunks:
                     async for chunk in chunks:
                         yield chunk
             except FAILOVER as failed:
@@ -185,40 +214,42 @@ class Streamed(Answer):
                 return
         raise refusal
 
-    async def _attempt(self, offer: Offer) -> AsyncGenerator[Chunk | None]:
+    async def _attempt(self, offer: Offer, deadline: float) -> AsyncGenerator[Chunk | None]:
         """One provider's chunks; those before its first token wait for it: until then another can still be asked."""
-        transcript = self._transcript
-        early: list[Chunk] | None = []
-        provider = _provider(offer)
-        async with aclosing(provider.stream(self.bill.upstream_body(offer, provider))) as stream:
+        transcript, provider = self._transcript, _provider(offer)
+        early: _Early | None = _Early()
+        async with aclosing(provider.stream(self.bill.upstream_body(offer, provider), deadline)) as stream:
             async for chunk in stream:
-                if chunk is None:
+                if chunk is None or not transcript.take(chunk):
                     yield None
-                elif not transcript.take(chunk):
-                    continue
                 elif early is None:
                     yield chunk
                 elif transcript.begun:
                     self.bill.first_byte()
-                    for waiting in (*early, chunk):
+                    for waiting in (*early.chunks, chunk):
                         yield waiting
                     early = None
                 else:
-                    early.append(chunk)
+                    early.add(chunk)
+                    yield None
         if not transcript.begun:
             raise ProviderError("The provider sent an empty answer.")
 
     async def events(self) -> AsyncIterator[bytes]:
         identity: Chunk = {}
-        dialect = self.bill.call.dialect
+        dialect, silent_since = self.bill.call.dialect, -math.inf
         try:
             async for chunk in self._heard():
                 if chunk is None:
-                    yield dialect.keep_alive
+                    # a chunk that is not for the client is silence, too, and may come just before a long one
+                    if time.monotonic() - silent_since >= base.KEEP_ALIVE_S / 3:
+                        yield dialect.keep_alive
+                        silent_since = time.monotonic()
                     continue
                 identity = identity or self._identity()
                 if told := dialect.chunk({**chunk, **identity}):
                     yield told
+                    silent_since = time.monotonic()
             told = self._end(identity)
             await self._remember()
             yield told
@@ -233,7 +264,7 @@ class Streamed(Answer):
         assert self._first is not None, "begun before it is read"
         while not self._first.done():
             yield None
-            await asyncio.wait({self._first}, timeout=KEEP_ALIVE_S)
+            await asyncio.wait({self._first}, timeout=base.KEEP_ALIVE_S)
         yield self._first.result()
         async for chunk in self._chunks:
             yield chunk

@@ -31,7 +31,7 @@ class Embeddings(OnePiece):
 
     def _finish(self, found: dict[str, Any]) -> None:
         bill = self.bill
-        bill.charge(metering.embedding_usage_of(found.get("usage")) or metering.estimate(bill.call.bounds, 0, 0))
+        bill.charge_prompt(metering.embedding_usage_of(found.get("usage")))
         usage = bill.priced_usage(found.get("usage"))
         del usage["completion_tokens"]
         identity = bill.identity("list")
