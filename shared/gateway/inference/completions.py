@@ -9,7 +9,6 @@ settle      one database call, after the last byte has left          whatever be
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -160,15 +159,23 @@ class _Early:
     """Chunks that wait for the first token."""
 
     def __init__(self) -> None:
-        self.chunks: list[Chunk] = []
+        self.waits = True
+        self._chunks: list[Chunk] = []
         self._bytes = 0
 
     def add(self, chunk: Chunk) -> None:
-        if len(self.chunks) >= MOST_EARLY or self._bytes >= MOST_EARLY_BYTES:
+        """Keep a chunk for the client, as far as there is room for it."""
+        if not self.waits or not chunk.get("choices") or len(self._chunks) >= MOST_EARLY:
             return
         self._bytes += len(msgspec.json.encode(chunk))
-        if self._bytes < MOST_EARLY_BYTES:
-            self.chunks.append(chunk)
+        if self._bytes <= MOST_EARLY_BYTES:
+            self._chunks.append(chunk)
+
+    def end(self) -> list[Chunk]:
+        """What waited, in its order."""
+        self.waits = False
+        waited, self._chunks = self._chunks, []
+        return waited
 
 
 class Streamed(Answer):
@@ -217,39 +224,39 @@ class Streamed(Answer):
     async def _attempt(self, offer: Offer, deadline: float) -> AsyncGenerator[Chunk | None]:
         """One provider's chunks; those before its first token wait for it: until then another can still be asked."""
         transcript, provider = self._transcript, _provider(offer)
-        early: _Early | None = _Early()
+        early = _Early()
+        silent_since = time.monotonic()
         async with aclosing(provider.stream(self.bill.upstream_body(offer, provider), deadline)) as stream:
             async for chunk in stream:
-                if chunk is None or not transcript.take(chunk):
+                if chunk is None:
                     yield None
-                elif early is None:
+                elif transcript.take(chunk) and not early.waits:
                     yield chunk
-                elif transcript.begun:
+                elif early.waits and transcript.begun:
                     self.bill.first_byte()
-                    for waiting in (*early.chunks, chunk):
+                    for waiting in (*early.end(), chunk):
                         yield waiting
-                    early = None
                 else:
+                    # nothing is sent on, so this is silence, too, and a long one may follow it
                     early.add(chunk)
+                    if time.monotonic() - silent_since < base.KEEP_ALIVE_S / 3:
+                        continue
                     yield None
+                silent_since = time.monotonic()
         if not transcript.begun:
             raise ProviderError("The provider sent an empty answer.")
 
     async def events(self) -> AsyncIterator[bytes]:
         identity: Chunk = {}
-        dialect, silent_since = self.bill.call.dialect, -math.inf
+        dialect = self.bill.call.dialect
         try:
             async for chunk in self._heard():
                 if chunk is None:
-                    # a chunk that is not for the client is silence, too, and may come just before a long one
-                    if time.monotonic() - silent_since >= base.KEEP_ALIVE_S / 3:
-                        yield dialect.keep_alive
-                        silent_since = time.monotonic()
+                    yield dialect.keep_alive
                     continue
                 identity = identity or self._identity()
                 if told := dialect.chunk({**chunk, **identity}):
                     yield told
-                    silent_since = time.monotonic()
             told = self._end(identity)
             await self._remember()
             yield told
