@@ -12,5 +12,5 @@ BY_BOTH = {"chat", "history", "idempotency", "kept", "media", "messages", "quote
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     name = metafunc.module.__name__.rpartition("test_")[2]
-    if name in BY_BOTH and "transport" in metafunc.fixturenames:
-        metafunc.parametrize("transport", ["postgres", "supabase"], indirect=True)
+    if name in BY_BOTH and "door_url" in metafunc.fixturenames:
+        metafunc.parametrize("door_url", ["postgres", "supabase"], indirect=True)

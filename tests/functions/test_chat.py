@@ -306,7 +306,6 @@ async def test_without_fallbacks_nobody_else_is_asked(gateway: InProcess, upstre
 
 async def test_silence_is_filled_with_comments(gateway: InProcess, upstream: Upstream, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(completions, "STATUS_HELD_S", 0.02)
-    monkeypatch.setattr(completions, "KEEP_ALIVE_S", 0.02)
     monkeypatch.setattr(base, "KEEP_ALIVE_S", 0.02)
     gateway.connect("openrouter", upstream.url)
     upstream.will(streamed(0.2, delta("Hello"), 0.2, finish(), usage(), DONE))

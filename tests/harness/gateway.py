@@ -23,14 +23,13 @@ from gateway import database as door
 from gateway import outbound, providers, settings, sse
 from gateway.database import Failure, Transport
 from gateway.database.postgres import Postgres
-from gateway.database.supabase import Supabase
 from gateway.providers.base import Provider
 from gateway.providers.sandbox import Sandbox
 from gateway.scopes import Scope
-from local import postgrest, schema, seed
+from local import seed
 from local.aws_lambda import LocalLambda
+from tests.harness import doors
 from tests.harness.builders import dump
-from tests.harness.web import served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
@@ -46,7 +45,6 @@ TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 DATABASE_PASSWORD = "a-password-of-the-database"
 NOBODY = f"postgresql://gateway:{DATABASE_PASSWORD}@127.0.0.1:1/gateway"
 """A port where nothing listens."""
-DOOR_SECRET = "a secret that signs the tokens of Supabase's API"
 CANARY = "kanari-0f6e1d"
 """Stands for a secret: it is where nobody may read it."""
 serving = ContextVar("serving", default="jobs")
@@ -119,7 +117,7 @@ class Line:
         self.broken: set[str] = set()
         self.failing: set[str] = set()
         self._database, self._sound, self._dead = database, dict[str, Transport](), Postgres(NOBODY)
-        self._door = door_url
+        self._door_url = door_url
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         self.calls.append(name)
@@ -139,11 +137,8 @@ class Line:
 
     def _of(self, group: str) -> Transport:
         if group not in self._sound:
-            self._sound[group] = (
-                Supabase(self._door, postgrest.service_key(DOOR_SECRET, schema.role(group)))
-                if self._door
-                else Postgres(with_password(self._database.login(group)))
-            )
+            login = with_password(self._database.login(group))
+            self._sound[group] = doors.client(self._door_url, group) if self._door_url else Postgres(login)
         return self._sound[group]
 
 
@@ -360,26 +355,11 @@ async def customer(database: Database) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-def transport(request: pytest.FixtureRequest) -> str:
-    """By which way a gateway in this process reaches its database: postgres, unless a test says supabase."""
-    return getattr(request, "param", "postgres")
-
-
-@pytest.fixture
-async def gateway(database: Database, transport: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcess]:
+async def gateway(
+    database: Database, door_url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[InProcess]:
     """A gateway in this process; the sandbox answers, and whom a test connects."""
-    if transport == "supabase":
-        with served(postgrest.app(database.admin, DOOR_SECRET)) as url:
-            async with in_process(Line(database, url), database, monkeypatch) as running:
-                yield running
-    else:
-        async with in_process(Line(database), database, monkeypatch) as running:
-            yield running
-
-
-@asynccontextmanager
-async def in_process(line: Line, database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcess]:
-    """A gateway in this process, by this line to its database."""
+    line = Line(database, door_url)
     available: dict[str, Provider] = {"sandbox": Sandbox()}
     monkeypatch.setattr(providers, "available", lambda: available)
     door.use(line)
