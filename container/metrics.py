@@ -33,6 +33,7 @@ class Prometheus:
             "SettlementsQueued": counter("settlements_queued", "Charges that went to the queue."),
             "SettlementsLost": counter("settlements_lost", "Charges that are in the log alone."),
             "UnsettledHolds": counter("unsettled_holds", "Holds that expired without a settlement."),
+            "UsageNotBelieved": counter("usage_not_believed", "Usages above what was sent or asked for."),
             "DatabaseFailures": counter("database_failures", "Calls that found no database."),
         }
         self._times: Mapping[str, Histogram] = {

@@ -25,6 +25,7 @@ pytest_plugins = [
     "tests.harness.project",
     "tests.harness.builders",
     "tests.harness.cloud",
+    "tests.harness.doors",
     "tests.harness.gateway",
     "tests.harness.issuer",
     "tests.harness.stripe",

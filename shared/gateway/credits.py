@@ -5,7 +5,7 @@ What happened, and what becomes of the hold:
     refused by every provider before a token   released
     answered, with usage                       settled at it, even above the bound or after the hold expired
     cut or given up on the way, no usage       settled at an estimate of what was seen
-    the client left                            in Lambda drained and settled, in a container stopped and settled
+    the client left                            read on, for 30 s in a container, and settled
     the database was away, or failed           queued, and settled later under the same id, once
     the process died                           nothing: the hold expires and is released by the sweep
 """
@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from gateway import database, refusals, settlements, telemetry
-from gateway.errors import DatabaseUnavailable, GatewayError, InsufficientScope, Unauthenticated
+from gateway.errors import InsufficientScope, Unauthenticated
 from gateway.settlements import Settlement
 
 
@@ -116,19 +116,20 @@ async def authorize(**request: Any) -> Hold:
 
 
 async def settle(settlement: Settlement) -> None:
-    """Book what a request cost. When the database is away or fails it is queued: it is not lost, and counts once."""
+    """Book what a request cost. Whatever fails at it, it is queued: it is not lost, and counts once. Raises nothing."""
     try:
         await settlements.book(settlement)
-    except GatewayError:
+    except Exception as error:  # noqa: BLE001 - what was used is paid for, whatever else went wrong
+        telemetry.failure("settlement_failed", error, hold_id=settlement.hold_id)
         await settlements.enqueue(settlement)
 
 
 async def release(hold: Hold, failed: dict[str, Any] | None = None) -> None:
-    """Give a hold back, with the usage record of a request that every provider `failed`.
+    """Give a hold back, with the usage record of a request that every provider `failed`. Raises nothing.
 
-    When the database is away the hold's expiry gives it back, and the record is lost.
+    When the database is away or fails, the hold's expiry gives it back, and the record is lost.
     """
     try:
         await database.call("release", hold_id=hold.hold_id, user_id=hold.user_id, key_id=hold.key_id, usage=failed)
-    except DatabaseUnavailable:
-        telemetry.log("release_left_to_expiry", level="WARNING", hold_id=hold.hold_id)
+    except Exception as error:  # noqa: BLE001 - whoever waits for the answer is to hear why there is none, not this
+        telemetry.failure("release_left_to_expiry", error, hold_id=hold.hold_id)

@@ -123,7 +123,7 @@ class InvalidRequest(GatewayError):
 
 class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
-    text = "The request is longer than the model's context."
+    text = "The request and the answer's ceiling are longer than the model's context. Shorten it or lower max_tokens."
 
 
 class ModelNotPriced(InvalidRequest):

@@ -33,6 +33,7 @@ UNITS: Mapping[str, str] = {
     "SettlementsQueued": "Count",
     "SettlementsLost": "Count",
     "UnsettledHolds": "Count",
+    "UsageNotBelieved": "Count",
     "LedgerViolations": "Count",
     "DatabaseFailures": "Count",
 }

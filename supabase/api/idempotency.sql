@@ -1,7 +1,7 @@
 -- Idempotency-Key: one key, one effect, one answer, for 24 hours.
 
 -- The stored answer {hold_id, answer} of a request that was served under this key, or null when it is to be served now;
--- raises 409 while it is being served and 422 when the key stands for another request.
+-- raises 409 while it is being served, 409 when its answer was too large to keep, and 422 when the key stands for another request.
 create function api.replay(user_id bigint, key text, fingerprint text, hold_id uuid)
 returns jsonb language plpgsql stable as $$
 declare known record;
@@ -15,7 +15,11 @@ begin
   if known.fingerprint <> replay.fingerprint then
     raise exception using errcode = 'PT422', message = 'idempotency_key_reused', detail = '{"param": "Idempotency-Key"}';
   end if;
-  if known.answer is not null then
+  if known.answer = '' then
+    raise exception using errcode = 'PT409', message = 'conflict', detail =
+      '{"param": "Idempotency-Key", "message": "This request was served and charged, and its answer was too large to keep. '
+      'Send another Idempotency-Key to be served, and charged, again."}';
+  elsif known.answer is not null then
     return jsonb_build_object('hold_id', known.hold_id, 'answer', known.answer);
   end if;
   if known.state = 'held' and known.expires_at > clock_timestamp() then
@@ -56,7 +60,7 @@ begin
     set fingerprint = claim.fingerprint, hold_id = claim.hold_id, answer = null, created_at = clock_timestamp();
 end $$;
 
--- Keeps the answer of a served hold, or lets the key go when there is none to keep.
+-- Keeps the answer of a served hold ('' for one that is too large), or lets the key go when there is none to keep.
 create function api.keep_answer(hold gateway.credit_holds, answer text)
 returns void language plpgsql as $$
 begin

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.http import reply
 from tests.architecture.functions import run_python
 from tests.harness.gateway import DONE, GPT, answer, delta, finish, usage
 from tests.harness.upstream import Fault, Upstream, streamed, whole
@@ -44,7 +45,10 @@ async def test_a_failing_provider_costs_no_further_call(gateway: InProcess, upst
     assert gateway.line.calls[2:] == ["authorize", "release"]
 
 
-async def test_one_database_call_before_the_first_byte(gateway: InProcess, upstream: Upstream):
+async def test_one_database_call_before_the_first_byte(
+    gateway: InProcess, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reply, "READ_ON_S", 0.05)
     gateway.connect("openrouter", upstream.url)
     upstream.will(streamed(delta("Hello"), Fault.STALL))
     async with gateway.reading(model=GPT) as chunks:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import httpx
+import msgspec
 import pytest
 
+from gateway.http import reply
 from gateway.inference import completions
-from tests.harness.gateway import GPT, InProcess, delta
+from gateway.providers import base
+from tests.harness.gateway import DONE, GPT, HELLO, InProcess, delta, finish, usage
 from tests.harness.upstream import Fault, Upstream, streamed
 from tests.runtime.waiting import until
 
 if TYPE_CHECKING:
-    import httpx
+    from collections.abc import AsyncIterator
 
+    from tests.harness.upstream import Step
+
+ROOT = Path(__file__).parents[2]
 HELD_S = 0.02
 
 
@@ -26,18 +37,92 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_who_leaves_mid_stream_pays_for_what_came_and_the_provider_is_stopped(
-    gateway: InProcess, upstream: Upstream
+    gateway: InProcess, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ):
+    """The provider says no usage within the time that it is read on: what was sent counts whole."""
+    monkeypatch.setattr(reply, "READ_ON_S", 0.05)
     before = await gateway.balance()
     gateway.connect("openrouter", upstream.url)
     upstream.will(streamed(delta("One two three four"), Fault.STALL))
-    async with gateway.reading(model=GPT) as chunks:
+    said = [{"role": "user", "content": "x" * 1000}]
+    async with gateway.reading(model=GPT, messages=said) as chunks:
         assert b"One two" in await anext(chunks)
     await upstream.idle()
     assert await gateway.ended() == ["settled"]
     (used,) = await gateway.usage()
     assert (used["outcome"], used["is_estimated"], used["completion_tokens"]) == ("cancelled", True, 5)
+    assert used["prompt_tokens"] > 1000
     assert await gateway.balance() == before - used["cost_nano"] < before
+
+
+async def test_who_leaves_before_the_usage_pays_for_the_whole_answer(gateway: InProcess, upstream: Upstream):
+    """Thoughts that nobody sees are in the usage, which comes after the last token."""
+    gateway.connect("openrouter", upstream.url)
+    spent = usage(prompt_tokens=100, completion_tokens=5000, completion_tokens_details={"reasoning_tokens": 4990})
+    upstream.will(streamed(delta("One"), 0.3, delta(" two"), finish(), spent, DONE))
+    async with gateway.reading(model=GPT) as chunks:
+        assert b"One" in await anext(chunks)
+    assert await gateway.ended() == ["settled"]
+    (used,) = await gateway.usage()
+    assert (used["outcome"], used["is_estimated"]) == ("completed", False)
+    assert (used["prompt_tokens"], used["completion_tokens"], used["reasoning_tokens"]) == (100, 5000, 4990)
+
+
+@asynccontextmanager
+async def unread(gateway: InProcess) -> AsyncIterator[None]:
+    """A client that asks for a stream and reads nothing of it."""
+    address = urlsplit(gateway.url)
+    body = msgspec.json.encode({"model": GPT, "messages": HELLO, "stream": True})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {gateway.key}\r\n"
+    with socket.socket() as client:
+        client.setblocking(False)  # noqa: FBT003 - the socket's own
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, (address.hostname, address.port))
+        await loop.sock_sendall(client, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        yield
+
+
+async def test_who_stops_reading_is_left_and_pays(
+    gateway: InProcess, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reply, "SEND_S", 0.1)
+    before = await gateway.balance()
+    gateway.connect("openrouter", upstream.url)
+    upstream.will(streamed(*[delta("x" * 100_000)] * 400, Fault.STALL))
+    async with unread(gateway):
+        assert await gateway.ended() == ["settled"]
+        await upstream.idle()
+    (used,) = await gateway.usage()
+    assert (used["outcome"], used["is_estimated"]) == ("cancelled", True)
+    assert await gateway.balance() == before - used["cost_nano"] < before
+
+
+async def last(chunks: AsyncIterator[bytes]) -> None:
+    """Read to the end."""
+    async for _ in chunks:
+        pass
+
+
+async def test_an_answer_is_sent_for_a_limited_time(
+    gateway: InProcess, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reply, "SEND_S", 0.05)
+    monkeypatch.setattr(reply, "ANSWER_S", 0.2)
+    gateway.connect("openrouter", upstream.url)
+    endless: list[Step] = [delta("x"), 0.02] * 1000
+    upstream.will(streamed(*endless))
+    async with gateway.reading(model=GPT) as chunks:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await asyncio.wait_for(last(chunks), 10)
+    assert await gateway.ended() == ["settled"]
+    await upstream.idle()
+
+
+def test_a_hold_outlives_the_longest_answer():
+    (minutes,) = re.findall(r"interval '(\d+) minutes'", (ROOT / "supabase/api/credits.sql").read_text())
+    waits = completions.STATUS_HELD_S + reply.ANSWER_S + reply.SEND_S + reply.READ_ON_S
+    assert base.TOTAL_S <= reply.ANSWER_S
+    assert int(minutes) * 60 >= 2 * waits
 
 
 @pytest.mark.usefixtures("hasty")

@@ -293,11 +293,90 @@ async def test_another_provider_answers_within_a_stream_whose_status_has_left(
     assert "x-gateway-provider" not in told.headers, "nobody knew yet"
 
 
-async def test_usage_above_the_bound_is_charged_as_it_is(gateway: InProcess, upstream: Upstream):
+@pytest.mark.parametrize(
+    ("reported", "charged"),
+    [((9_000_000, 9_000_000), ("bound", 2)), ((10, 9_000_000), (10, 2)), ((9_000_000, 2), ("bound", 2))],
+)
+async def test_usage_above_what_was_sent_and_asked_for_is_the_bound(
+    gateway: InProcess,
+    upstream: Upstream,
+    capsys: pytest.CaptureFixture[str],
+    reported: tuple[int, int],
+    charged: tuple[int | str, int],
+):
     gateway.connect("openrouter", upstream.url)
-    upstream.will(whole(answer(usage={"prompt_tokens": 9_000_000, "completion_tokens": 9_000_000})))
+    upstream.will(whole(answer(usage=dict(zip(("prompt_tokens", "completion_tokens"), reported, strict=True)))))
     before = await gateway.balance()
-    response = await gateway.ask(model=GPT, max_tokens=1)
+    response = await gateway.ask(model=GPT, max_tokens=1, n=2)
     await gateway.ended()
-    assert response.status_code == 200
-    assert await gateway.balance() == before - 9_000_000 * 750
+    (used,) = await gateway.usage()
+    prompt = len(response.request.content) if charged[0] == "bound" else charged[0]
+    assert (used["prompt_tokens"], used["completion_tokens"], used["is_estimated"]) == (prompt, charged[1], True)
+    (hold,) = await gateway.rows("select bound_nano from gateway.credit_holds")
+    assert before - await gateway.balance() == used["cost_nano"] <= hold["bound_nano"]
+    assert response.json()["usage"]["prompt_tokens"] == prompt
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "usage_not_believed" in line]
+    assert (line["UsageNotBelieved"], line["reported"], line["provider"]) == (1, list(reported), "openrouter")
+
+
+async def test_usage_that_a_document_elsewhere_can_have_is_charged(gateway: InProcess, upstream: Upstream):
+    gateway.connect("openrouter", upstream.url)
+    upstream.will(whole(answer(usage={"prompt_tokens": 700_000, "completion_tokens": 5})))
+    document = {"type": "file", "file": {"file_data": "https://example.com/large.pdf"}}
+    await gateway.ask(model=GPT, messages=[{"role": "user", "content": [document]}])
+    await gateway.ended()
+    (used,) = await gateway.usage()
+    assert (used["prompt_tokens"], used["is_estimated"]) == (700_000, False)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("reported", [(0, 0), (10, 0), (0, 5)])
+async def test_no_usage_beside_a_text_is_an_estimate(
+    gateway: InProcess, upstream: Upstream, reported: tuple[int, int], *, stream: bool
+):
+    gateway.connect("openrouter", upstream.url)
+    told = dict(zip(("prompt_tokens", "completion_tokens"), reported, strict=True))
+    text = "x" * 400
+    upstream.will(streamed(delta(text), finish(), usage(**told), DONE) if stream else whole(answer(text, usage=told)))
+    await gateway.ask(model=GPT, stream=stream)
+    await gateway.ended()
+    (used,) = await gateway.usage()
+    assert (used["is_estimated"], used["completion_tokens"]) == (True, 100)
+    assert used["prompt_tokens"] > 0
+
+
+async def test_all_providers_together_have_one_deadline(
+    gateway: InProcess, upstream: Upstream, second: Upstream, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(base, "TOTAL_S", 0.2)
+    gateway.connect("openrouter", upstream.url)
+    for double in (upstream, second):
+        double.will((Fault.STALL,))
+    for stream in (False, True):
+        response = await gateway.ask(model=GPT, stream=stream)
+        assert (response.status_code, response.json()["error"]["code"]) == (504, "provider_timeout")
+    assert second.requests == []
+
+
+async def test_chunks_before_the_first_token_are_bounded(
+    gateway: InProcess, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(completions, "MOST_EARLY", 3)
+    monkeypatch.setattr(completions, "MOST_EARLY_BYTES", 1000)
+    gateway.connect("openrouter", upstream.url)
+    waits = delta("", role="assistant"), delta("", more="x" * 2000), *[delta("")] * 50
+    upstream.will(streamed(*waits, delta("Hello"), finish(), usage(), DONE))
+    told = await gateway.stream(model=GPT)
+    assert (told.text, told.error) == ("Hello", None)
+    assert told.chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert len(told.chunks) <= 3 + 2
+
+
+async def test_a_stream_has_a_size(gateway: InProcess, upstream: Upstream, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(base, "MAX_STREAM_BYTES", 100_000)
+    gateway.connect("openrouter", upstream.url)
+    upstream.will(streamed(*[delta("x" * 1000)] * 200, finish(), usage(), DONE))
+    told = await gateway.stream(model=GPT)
+    assert told.error is not None
+    assert len(told.body) < 200_000
+    assert await gateway.ended() == ["settled"]

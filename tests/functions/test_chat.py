@@ -194,7 +194,14 @@ async def test_what_the_provider_is_asked(gateway: InProcess, upstream: Upstream
     response = await gateway.ask(model=GPT, stream=stream, **body, **own)
     assert response.status_code == 200
     asked = upstream.requests[0].json()
-    expected = {"model": GPT, "messages": HELLO, "stream": stream, "usage": {"include": True}, **body}
+    expected = {
+        "model": GPT,
+        "messages": HELLO,
+        "stream": stream,
+        "usage": {"include": True},
+        "max_tokens": 16384,
+        **body,
+    }
     assert asked == expected | ({"stream_options": {"include_usage": True}} if stream else {})
     assert gateway.key not in str(upstream.requests)
 
@@ -207,34 +214,40 @@ async def test_stream_options_of_the_caller_stay(gateway: InProcess, upstream: U
     assert asked == {"include_usage": True, "include_obfuscation": False}
 
 
-async def test_the_balance_limits_every_ceiling(gateway: InProcess, upstream: Upstream):
-    gateway.connect("openrouter", upstream.url)
-    upstream.will(whole(answer()))
-    await gateway.customer(100_000)
-    response = await gateway.ask(model=GPT, max_tokens=4000, max_completion_tokens=3000)
-    asked, allowed = upstream.requests[0].json(), int(response.headers["x-gateway-max-tokens"])
-    assert (asked["max_tokens"], asked["max_completion_tokens"]) == (allowed, allowed)
-
-
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 async def test_the_balance_limits_the_answer(gateway: InProcess, upstream: Upstream, name: str):
     gateway.connect("openrouter", upstream.url)
     upstream.will(whole(answer()))
     await gateway.customer(100_000)
-    ceiling: dict[str, Any] = {name: 4000}
+    ceiling: dict[str, Any] = {name: 4000, "reasoning": {"max_tokens": 3000}}
     response = await gateway.ask(model=GPT, **ceiling)
     asked = upstream.requests[0].json()
-    assert 16 <= asked[name] < 4000
-    assert int(response.headers["x-gateway-max-tokens"]) == asked[name]
-    assert {"max_tokens", "max_completion_tokens"} & asked.keys() == {name}
+    assert 16 <= asked["max_tokens"] < 3000
+    assert int(response.headers["x-gateway-max-tokens"]) == asked["max_tokens"] == asked["reasoning"]["max_tokens"]
+    assert "max_completion_tokens" not in asked
 
 
-async def test_no_limit_is_sent_that_nobody_asked_for(gateway: InProcess, upstream: Upstream):
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ({}, 16384),
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 5}, 5),
+        ({"max_tokens": 5, "max_completion_tokens": 5}, 5),
+        ({"max_tokens": 90_000}, 16384),
+        ({"max_completion_tokens": 90_000}, 16384),
+    ],
+)
+async def test_the_provider_is_asked_for_no_more_than_was_held(
+    gateway: InProcess, upstream: Upstream, asked: dict[str, Any], sent: int
+):
     gateway.connect("openrouter", upstream.url)
     upstream.will(whole(answer()))
-    response = await gateway.ask(model=GPT)
-    assert not {"max_tokens", "max_completion_tokens"} & upstream.requests[0].json().keys()
+    response = await gateway.ask(model=GPT, **asked)
+    body = upstream.requests[0].json()
+    assert (body["max_tokens"], body.get("max_completion_tokens")) == (sent, None)
     assert "x-gateway-max-tokens" not in response.headers
+    assert await gateway.rows("select bound_nano from gateway.credit_holds where bound_nano < $1", sent * 600) == []
 
 
 async def test_a_callers_own_ceiling(gateway: InProcess):
@@ -293,7 +306,6 @@ async def test_without_fallbacks_nobody_else_is_asked(gateway: InProcess, upstre
 
 async def test_silence_is_filled_with_comments(gateway: InProcess, upstream: Upstream, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(completions, "STATUS_HELD_S", 0.02)
-    monkeypatch.setattr(completions, "KEEP_ALIVE_S", 0.02)
     monkeypatch.setattr(base, "KEEP_ALIVE_S", 0.02)
     gateway.connect("openrouter", upstream.url)
     upstream.will(streamed(0.2, delta("Hello"), 0.2, finish(), usage(), DONE))

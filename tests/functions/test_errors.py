@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.http import reply
 from gateway.scopes import Scope
 from tests.harness.gateway import GPT, InProcess, delta
 from tests.harness.upstream import Fault, Upstream, streamed
@@ -150,7 +151,8 @@ async def test_too_many_tokens(gateway: InProcess):
     assert error["metadata"]["limit"] == "tokens"
 
 
-async def test_too_many_at_once(gateway: InProcess, upstream: Upstream):
+async def test_too_many_at_once(gateway: InProcess, upstream: Upstream, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reply, "READ_ON_S", 0.05)
     limit = "insert into gateway.rate_limit_configs (user_id, concurrency) values ($1, 1)"
     await gateway.books.execute(limit, gateway.user_id)
     gateway.connect("openrouter", upstream.url)

@@ -21,13 +21,14 @@ import uvicorn
 from container import app as container
 from gateway import database as door
 from gateway import outbound, providers, settings, sse
-from gateway.database import Failure
+from gateway.database import Failure, Transport
 from gateway.database.postgres import Postgres
 from gateway.providers.base import Provider
 from gateway.providers.sandbox import Sandbox
 from gateway.scopes import Scope
 from local import seed
 from local.aws_lambda import LocalLambda
+from tests.harness import doors
 from tests.harness.builders import dump
 
 if TYPE_CHECKING:
@@ -108,13 +109,15 @@ class Line:
     `failing` fail in the database, and those in `broken` before it, as nobody foresaw.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, door_url: str | None = None) -> None:
+        """`door_url` is where Supabase's API of this database is, if that is the way to it."""
         self.calls: list[str] = []
         self.cut: set[str] = set()
         self.deaf: set[str] = set()
         self.broken: set[str] = set()
         self.failing: set[str] = set()
-        self._database, self._sound, self._dead = database, dict[str, Postgres](), Postgres(NOBODY)
+        self._database, self._sound, self._dead = database, dict[str, Transport](), Postgres(NOBODY)
+        self._door_url = door_url
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         self.calls.append(name)
@@ -132,9 +135,10 @@ class Line:
         for transport in (*self._sound.values(), self._dead):
             await transport.close()
 
-    def _of(self, group: str) -> Postgres:
+    def _of(self, group: str) -> Transport:
         if group not in self._sound:
-            self._sound[group] = Postgres(with_password(self._database.login(group)))
+            login = with_password(self._database.login(group))
+            self._sound[group] = doors.client(self._door_url, group) if self._door_url else Postgres(login)
         return self._sound[group]
 
 
@@ -351,9 +355,11 @@ async def customer(database: Database) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-async def gateway(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcess]:
+async def gateway(
+    database: Database, door_url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[InProcess]:
     """A gateway in this process; the sandbox answers, and whom a test connects."""
-    line = Line(database)
+    line = Line(database, door_url)
     available: dict[str, Provider] = {"sandbox": Sandbox()}
     monkeypatch.setattr(providers, "available", lambda: available)
     door.use(line)

@@ -6,8 +6,10 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
+from gateway import sse
 from gateway.errors import ProviderError, ProviderTimeout
 from gateway.providers import base
 from tests.harness.upstream import Fault, Upstream, head, streamed, whole
@@ -39,6 +41,34 @@ async def test_bytes_keep_a_stream_from_being_given_up(
     heard = await Told().hear(one, STREAM)
     assert heard.text
     assert heard.silences
+
+
+async def test_comments_do_not_keep_silence_from_being_told(
+    one: Provider, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+):
+    """Bytes come all the time, events do not: the client would hear nothing."""
+    monkeypatch.setattr(base, "KEEP_ALIVE_S", 0.05)
+    waiting: list[Step] = [b": OPENROUTER PROCESSING\n\n", 0.01] * 50
+    upstream.will(streamed(*waiting, recorded("openrouter", "stream.sse")))
+    heard = await Told().hear(one, STREAM)
+    assert heard.text
+    assert heard.silences >= 5
+
+
+@pytest.mark.parametrize("has_usage", [False, True])
+async def test_a_stream_ends_soon_after_its_last_finish_reason(
+    one: Provider, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, *, has_usage: bool
+):
+    monkeypatch.setattr(base, "DONE_S" if has_usage else "USAGE_S", 0.05)
+    text, *_ = events(recorded("openrouter", "stream.sse"))[1:]
+    ended = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    spent = {"usage": {"prompt_tokens": 1, "completion_tokens": 1}} if has_usage else {}
+    endless: list[Step] = [b": waiting\n\n", 0.01] * 500
+    upstream.will(streamed(text, sse.event(msgspec.json.encode(ended | spent)), *endless))
+    async with asyncio.timeout(4):
+        heard = await Told().hear(one, STREAM)
+    assert heard.transcript.finish_reason == "stop"
+    await upstream.idle()
 
 
 async def test_an_error_that_is_never_told_to_its_end_is_a_timeout(

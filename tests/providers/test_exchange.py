@@ -16,7 +16,6 @@ from gateway.credits import Hold, Limits, Offer
 from gateway.errors import CODES, ProviderError, ProviderRateLimited
 from gateway.inference import metering, requests
 from gateway.inference.bill import Bill, Call
-from gateway.inference.completions import Answer
 from gateway.keys import Key
 from gateway.providers import ADAPTERS, base
 from tests.harness.upstream import Fault, Upstream, dripped, head, streamed, until_closed, whole
@@ -92,7 +91,8 @@ async def test_the_callers_body_goes_through_with_the_models_own_name(name: str,
     call = Call(Key("dev", "id", []), None, None, call_request, body, metering.bounds(call_request, 100))
     hold = Hold(Limits(None, None), max_tokens=77, offers=[offer])
     upstream.will(whole(recorded(name, "completion.json")))
-    await adapter(name, upstream.url).complete(Answer(Bill(call, hold))._upstream_body(offer))
+    asked = adapter(name, upstream.url)
+    await asked.complete(Bill(call, hold).upstream_body(offer, asked))
     expected = {member: value for member, value in sent.items() if member not in ("models", "provider")}
     expected |= {"model": "upstream/tide-1", "max_tokens": 77}
     expected |= {"stream_options": {"include_usage": True}} if stream else {}

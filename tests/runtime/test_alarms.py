@@ -14,7 +14,8 @@ from local.cloudformation import Stack
 from local.invocation import FunctionError
 from local.metrics import Metrics
 from tests.architecture.stack import deployed, of_type
-from tests.harness.gateway import NOBODY, InProcess, OnLambda, on_lambda
+from tests.harness.gateway import GPT, NOBODY, InProcess, OnLambda, answer, on_lambda
+from tests.harness.upstream import Upstream, whole
 from tests.runtime.waiting import until
 
 if TYPE_CHECKING:
@@ -148,8 +149,8 @@ PROVOKED: dict[str, Provoke] = {
     "DeadLetters": fail_a_job,
     "DatabaseFailures": lose_the_database,
 }
-INSIDE = {"SettlementsLost"}
-"""Provoked without Lambda, where the queue takes what the database does not."""
+INSIDE = {"SettlementsLost", "UsageNotBelieved"}
+"""Provoked without Lambda: there the queue takes what the database does not, and the sandbox reports what is true."""
 
 
 def test_every_alarm_is_provoked_here():
@@ -185,6 +186,18 @@ async def test_a_lost_charge_raises_its_alarm(
 
     await until(told)
     await gateway.expire()
+
+
+async def test_a_usage_that_cannot_be_raises_its_alarm(
+    gateway: InProcess, upstream: Upstream, capfd: pytest.CaptureFixture[str]
+):
+    gateway.connect("openrouter", upstream.url)
+    upstream.will(whole(answer(usage={"prompt_tokens": 10, "completion_tokens": 9_000_000})))
+    await gateway.ask(model=GPT, max_tokens=5)
+    metrics = Metrics()
+    for line in capfd.readouterr().out.splitlines():
+        metrics.take(line)
+    assert is_raised("UsageNotBelieved", metrics)
 
 
 def test_what_is_looked_at_is_what_is_measured():

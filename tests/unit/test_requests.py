@@ -285,3 +285,41 @@ def test_an_error_never_repeats_the_input(place: str, value: Any):
 def test_an_error_about_json_never_repeats_the_input(junk: str):
     for body in (junk.encode("utf-8", "surrogatepass"), raw(b'"%s":1,"%s":2' % (CANARY.encode(), CANARY.encode()))):
         assert CANARY not in repr(refused(body).body("req"))
+
+
+RAISES = {
+    "best_of": b'"best_of":5',
+    "n_predict": b'"n_predict":90000',
+    "num_predict": b'"num_predict":90000',
+    "max_length": b'"max_length":90000',
+    "max_new_tokens": b'"max_new_tokens":90000',
+    "max_output_tokens": b'"max_output_tokens":90000',
+    "maxOutputTokens": b'"maxOutputTokens":90000',
+    "MAX-TOKENS": b'"MAX-TOKENS":90000',
+    "min_tokens": b'"min_tokens":90000',
+    "thinking_budget": b'"thinking_budget":90000',
+    "num_return_sequences": b'"num_return_sequences":9',
+    "options.num_predict": b'"options":{"num_predict":90000}',
+    "sampling_params.n": b'"sampling_params":{"n":9}',
+    "generationConfig.deep.maxOutputTokens": b'"generationConfig":{"deep":{"maxOutputTokens":90000}}',
+    "max_completion_tokens": b'"max_tokens":1,"max_completion_tokens":90000',
+    "reasoning.max_tokens": b'"max_tokens":10,"reasoning":{"max_tokens":11}',
+    "thinking.budget_tokens": b'"max_completion_tokens":10,"thinking":{"type":"enabled","budget_tokens":11}',
+}
+
+
+@pytest.mark.parametrize("param", RAISES)
+def test_what_would_raise_the_ceiling_is_refused_by_name(param: str):
+    assert refused(raw(RAISES[param])).param == param
+
+
+@pytest.mark.parametrize("budget", [b'"90000"', b"0", b"-1", b"true", b"1.5", b"[]"])
+def test_a_budget_of_thoughts_is_a_number_of_tokens(budget: bytes):
+    for name, member in ((b"reasoning", b"max_tokens"), (b"thinking", b"budget_tokens")):
+        error = refused(raw(b'"' + name + b'":{"' + member + b'":' + budget + b"}"))
+        assert error.param == f"{name.decode()}.{member.decode()}"
+
+
+def test_one_ceiling_twice_is_one():
+    request, _ = parse(raw(b'"max_tokens":7,"max_completion_tokens":7,"best_of":null'), CompletionRequest)
+    assert request.asked_tokens == 7

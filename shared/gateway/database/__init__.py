@@ -81,7 +81,8 @@ class Transport(Protocol):
 async def call(name: str, /, **arguments: Any) -> Any:
     """Runs `api.name(argument => value, …)`, one round trip and one transaction; returns its decoded jsonb.
 
-    Arguments are str, int, bool, None, UUID, datetime or Decimal for SQL scalars and dict or list for jsonb.
+    Arguments are str, int, bool, None, UUID, datetime or Decimal for SQL scalars and dict, list or msgspec.Raw for
+    jsonb.
 
     Raises the GatewayError that the function refused with (`errcode = 'PT402', message =
     'insufficient_credits', detail = '{"retry_after_ms": 100}'`); DatabaseUnavailable when no answer came

@@ -190,4 +190,4 @@ def _statement(name: str, parameters: tuple[str, ...]) -> str:
 
 
 def _encoded(value: Any) -> Any:
-    return msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value
+    return msgspec.json.encode(value).decode() if isinstance(value, dict | list | msgspec.Raw) else value

@@ -39,7 +39,9 @@ class Supabase:
         if not name.isidentifier():
             raise ValueError(f"not an SQL name: {name!r}")
         try:
-            answer = await self._client.rpc(name, msgspec.to_builtins(arguments)).execute()
+            # encoded as the other transport does, so that what one of them takes the other takes, too
+            own = msgspec.json.decode(msgspec.json.encode(arguments))
+            answer = await self._client.rpc(name, own).execute()
         except APIError as error:
             raise _failure(error) from error
         except httpx.HTTPError as error:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import MutableMapping
 from typing import Any
 
+from gateway import telemetry
 from gateway.http.edge import Receive, Send
-from gateway.inference.completions import Answer, Replayed
+from gateway.inference.answer import Answer
 from gateway.inference.receipt import receipt
+from gateway.inference.replayed import Replayed
+
+SEND_S = 30.0
+"""A client that takes nothing for this long is left; at most twice as long may pass until that is seen."""
+READ_ON_S = 30.0
+"""An answer that has begun and whose client has left is read on for this long: the usage comes at its end."""
+ANSWER_S = 660.0
+"""No answer takes longer to be sent: its hold lives longer than this."""
 
 
 class Reply:
-    """An answer as an ASGI response. A stream whose client leaves is stopped where that can be seen (not in Lambda)."""
+    """An answer as an ASGI response. A stream whose client leaves, or stops reading, is settled where that can be seen
+    (not in Lambda).
+    """
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
+        self._sent = 0
+        self._is_sending = self._has_left = False
 
     async def __call__(self, _scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         try:
@@ -31,7 +45,9 @@ class Reply:
         sending = asyncio.ensure_future(self._send_events(send))
         leaving = asyncio.ensure_future(_left(receive))
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if await self._is_read(sending, leaving) and not sending.done() and self._answer.begun:
+                self._has_left = True
+                await asyncio.wait({sending}, timeout=READ_ON_S)
         finally:
             leaving.cancel()
             sending.cancel()
@@ -39,11 +55,33 @@ class Reply:
         if not sending.cancelled():
             sending.result()
 
+    async def _is_read(self, sending: asyncio.Future[None], leaving: asyncio.Future[None]) -> bool:
+        """Wait until all is sent or the client has left; False when it stopped reading or takes too long. Looks at each
+        SEND_S instead of timing every message: a stream has thousands of them.
+        """
+        until = time.monotonic() + ANSWER_S
+        while True:
+            sent = self._sent
+            done, _ = await asyncio.wait({sending, leaving}, timeout=SEND_S, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return True
+            if (self._is_sending and self._sent == sent) or time.monotonic() > until:
+                telemetry.log("reader_stopped", generation=self._answer.bill.id)
+                return False
+
     async def _send_events(self, send: Send) -> None:
-        await send(self._start("text/event-stream; charset=utf-8", {"x-accel-buffering": "no"}))
+        await self._send(send, self._start("text/event-stream; charset=utf-8", {"x-accel-buffering": "no"}))
         async for event in self._answer.events():
-            await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+            await self._send(send, {"type": "http.response.body", "body": event, "more_body": True})
+        await self._send(send, {"type": "http.response.body", "body": b""})
+
+    async def _send(self, send: Send, message: MutableMapping[str, Any]) -> None:
+        if self._has_left:
+            return
+        self._is_sending = True
+        await send(message)
+        self._is_sending = False
+        self._sent += 1
 
     def _receipt(self) -> dict[str, str]:
         replayed = {"x-idempotent-replay": "true"} if isinstance(self._answer, Replayed) else {}

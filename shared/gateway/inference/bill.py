@@ -10,16 +10,20 @@ from typing import Any, Protocol
 
 import msgspec
 
-from gateway import money
+from gateway import money, telemetry
 from gateway.credits import Hold, Offer
 from gateway.errors import GatewayError
 from gateway.inference import metering
 from gateway.inference.chat import Chat
 from gateway.inference.metering import Bounds, Usage
-from gateway.inference.requests import ModelRequest
+from gateway.inference.requests import CompletionRequest, ModelRequest
 from gateway.inference.transcript import Transcript
 from gateway.keys import Key
-from gateway.settlements import Settlement
+from gateway.providers.base import CEILINGS, Provider
+from gateway.settlements import MAX_ANSWER_BYTES, TOO_LARGE, Settlement
+
+BUDGETS = (("reasoning", "max_tokens"), ("thinking", "budget_tokens"))
+"""Members that say how many of a completion's tokens may be thoughts."""
 
 
 class Dialect(Protocol):
@@ -108,6 +112,26 @@ class Bill:
         """The first token is here."""
         self._first_byte = time.monotonic()
 
+    def ceiling(self, offer: Offer) -> int:
+        """Completion tokens, per choice, that the hold assumed for one of its offers (api.fit)."""
+        limits = (self.call.request.asked_tokens, self.hold.max_tokens, offer.max_output_tokens)
+        return min(limit for limit in limits if limit is not None)
+
+    def upstream_body(self, offer: Offer, provider: Provider) -> dict[str, Any]:
+        """The caller's body for one offer: its own name of the model, usage always, and the ceiling that was held."""
+        request, body = self.call.request, {**self.call.body, "model": offer.upstream_id}
+        if request.stream:
+            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        if not isinstance(request, CompletionRequest):
+            return body
+        ceiling = self.ceiling(offer)
+        for name in CEILINGS:
+            body.pop(name, None)
+        for name, member in BUDGETS:
+            if isinstance(budget := body.get(name), dict) and (budget.get(member) or 0) > ceiling:
+                body[name] = {**budget, member: ceiling}
+        return {**body, provider.ceiling: ceiling}
+
     def charge(self, usage: Usage) -> None:
         """Fix what was used; an estimate never costs more than was held."""
         assert self.offer is not None, "nothing was used before an offer was tried"
@@ -118,10 +142,35 @@ class Bill:
         else:
             self.cost_nano = min(listed, self.hold.bound_nano) if usage.is_estimated else listed
 
-    def charge_transcript(self, transcript: Transcript, chunks: int) -> None:
-        """Fix what a completion used: what the provider reported, or an estimate from what was seen."""
-        seen = metering.estimate(self.call.bounds, transcript.seen_bytes, chunks)
-        self.charge(transcript.usage or seen)
+    def charge_transcript(self, transcript: Transcript, chunks: int, *, has_left: bool = False) -> None:
+        """Fix what a completion used: what the provider reported, as far as it can be; else an estimate from what was
+        seen. Whoever `has_left` chose the moment, so the estimate has all of the prompt that can have been.
+        """
+        bounds, usage = self.call.bounds, transcript.usage
+        if usage is None or (transcript.seen_bytes > 0 and 0 in (usage.prompt, usage.completion)):
+            usage = metering.estimate(bounds, transcript.seen_bytes, chunks)
+            if has_left:
+                usage = msgspec.structs.replace(usage, prompt=bounds.prompt_tokens)
+        assert self.offer is not None, "nothing was used before an offer was tried"
+        self.charge(self._believed(usage, self.ceiling(self.offer) * self.call.request.choices, self.offer))
+
+    def charge_prompt(self, usage: Usage | None) -> None:
+        """Fix what embeddings used, as charge_transcript does: there is nothing but a prompt."""
+        assert self.offer is not None, "nothing was used before an offer was tried"
+        if usage is None or usage.prompt == 0:
+            usage = metering.estimate(self.call.bounds, 0, 0)
+        self.charge(self._believed(usage, 0, self.offer))
+
+    def _believed(self, usage: Usage, most_completion: int, offer: Offer) -> Usage:
+        """A usage as far as it can be true of what was sent and asked for; where it cannot, the bound in its place."""
+        believed = metering.believed(usage, self.call.bounds, most_completion)
+        if believed != usage and not usage.is_estimated:
+            telemetry.log(
+                "usage_not_believed", level="ERROR", metrics={"UsageNotBelieved": 1},
+                provider=offer.provider, model=offer.model, generation=self.id,
+                reported=[usage.prompt, usage.completion], charged=[believed.prompt, believed.completion],
+            )  # fmt: skip
+        return believed
 
     def fail(self, offer: Offer, error: GatewayError) -> None:
         """Note that an offer failed."""
@@ -161,7 +210,7 @@ class Bill:
             hold_id=self.hold.hold_id,
             user_id=self.hold.user_id,
             key_id=self.hold.key_id,
-            answer=answer.decode() if answer and self.call.idempotency_key else None,
+            answer=_kept(answer) if answer and self.call.idempotency_key else None,
             memory=memory,
             usage=self._record(self.offer)
             | {
@@ -199,3 +248,8 @@ class Bill:
             "attempts": self.attempts or None,
             "duration_ms": round(1000 * (time.monotonic() - self._started)),
         }
+
+
+def _kept(answer: bytes) -> str:
+    """An answer as it is kept for an Idempotency-Key."""
+    return answer.decode() if len(answer) <= MAX_ANSWER_BYTES else TOO_LARGE

@@ -9,31 +9,33 @@ settle      one database call, after the last byte has left          whatever be
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from gateway import credits, providers, sealing, telemetry
-from gateway.credits import Hold, Offer, Replay
-from gateway.errors import GatewayError, InternalError, NoProviderAvailable, ProviderError, ProviderKeyRefused
-from gateway.inference import replay
+from gateway.credits import Hold, Offer
+from gateway.errors import GatewayError, InternalError, NoProviderAvailable, ProviderError, ProviderTimeout
+from gateway.inference.answer import Answer, to_the_end
 from gateway.inference.bill import Bill, Call
 from gateway.inference.receipt import receipt
-from gateway.inference.report import report
+from gateway.inference.replayed import Replayed
 from gateway.inference.transcript import Transcript
-from gateway.providers.base import FAILOVER, KEEP_ALIVE_S, Provider
+from gateway.providers import base
+from gateway.providers.base import FAILOVER, Provider
 
 STATUS_HELD_S = 10.0
 """A stream's status waits this long for the first token, so that a failure can still be a status; then it is 200."""
 
-KEPT = ("role", "content", "tool_calls")
-"""Members of a message that a session keeps."""
+MOST_EARLY = 100
+MOST_EARLY_BYTES = 1 << 20
+"""Chunks before the first token that are kept for the client; what is above is dropped, as it says nothing."""
 
 type Chunk = dict[str, Any]
-type Outcome = Literal["completed", "cut", "cancelled"]
 
 
 async def serve(call: Call) -> Answer:
@@ -64,7 +66,7 @@ async def _admitted(call: Call) -> Hold:
     try:
         await asyncio.wait({asking})
     except asyncio.CancelledError:
-        await _to_the_end(_give_back(asking))
+        await to_the_end(_give_back(asking))
         raise
     return asking.result()
 
@@ -98,91 +100,19 @@ async def _authorize(call: Call) -> Hold:
     )
 
 
-class Answer:
-    """The answer to an admitted call: a `body`, or `events()`; and `close()`, always, once the last byte has left."""
-
-    body: bytes | None = None
-
-    def __init__(self, bill: Bill) -> None:
-        self.bill = bill
-        self._transcript = Transcript(keep=False)
-        self._outcome: Outcome = "cancelled"
-        self._whole: bytes | None = None
-        self._is_settled = False
-        self._message: dict[str, Any] | None = None
-        """What the assistant said, where a session keeps it."""
-
-    async def begin(self) -> None:
-        """Ask the providers. Raises the refusal that the client is shown as a status."""
-
-    def events(self) -> AsyncIterator[bytes]:
-        """The stream as the client reads it: chunks, at most one error event, `[DONE]`."""
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        """Settle what the answer cost, or give the hold back when nothing came of it: to the end, whatever happens."""
-        await _to_the_end(self._close())
-
-    async def _close(self) -> None:
-        if self._is_settled:
-            return
-        self._is_settled = True
-        transcript = self._transcript
-        if self.bill.usage is None and transcript.begun:
-            self.bill.charge_transcript(transcript, transcript.seen_chunks)
-        if self.bill.usage is None:
-            await credits.release(self.bill.hold, self.bill.failure())
-        else:
-            await credits.settle(self.bill.settlement(self._outcome, transcript, self._whole, self._memory()))
-        await report(self.bill, self._outcome, transcript.finish_reason)
-
-    async def _remember(self) -> None:
-        """Settle what is to be kept before the last byte leaves: who has an answer may follow it at once."""
-        if self._memory() is not None:
-            await _to_the_end(Answer._close(self))
-
-    def _memory(self) -> dict[str, Any] | None:
-        """What the caller asked to be kept."""
-        bill, turn = self.bill, self.bill.call.turn
-        memory = bill.call.dialect.memory()
-        if turn is None or self._message is None or bill.offer is None or self._outcome != "completed":
-            return memory
-        used = {"tokens": bill.usage.completion if bill.usage else 0}
-        said = [*turn.messages, {name: self._message.get(name) for name in KEPT} | used]
-        kept = {"session_id": turn.session_id, "model": bill.offer.model, "messages": said}
-        return {**(memory or {}), "turn": kept}
-
-    def _failed(self, offer: Offer, error: GatewayError) -> GatewayError:
-        """Note that an offer failed; what its caller is told if it was the last."""
-        if offer.sealed is not None and isinstance(error, ProviderError) and error.key_refused:
-            error = ProviderKeyRefused(provider=offer.provider)
-        self.bill.fail(offer, error)
-        telemetry.log(
-            "attempt_failed", level="WARNING", metrics={"AttemptsFailed": 1}, dimensions={"Provider": offer.provider},
-            provider=offer.provider, model=offer.model, code=error.code,
-        )  # fmt: skip
-        return error
-
-    def _upstream_body(self, offer: Offer) -> dict[str, Any]:
-        """The caller's body for one offer: its own name of the model, usage always, and the balance's ceiling."""
-        call, ceiling = self.bill.call, self.bill.hold.max_tokens
-        body = {**call.body, "model": offer.upstream_id}
-        if call.request.stream:
-            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        if ceiling is not None:
-            asked = [name for name in ("max_tokens", "max_completion_tokens") if body.get(name) is not None]
-            body |= dict.fromkeys(asked or ["max_tokens"], ceiling)
-        return body
-
-
 class OnePiece(Answer):
     """An answer that comes and leaves in one piece."""
 
     async def begin(self) -> None:
         refusal: GatewayError = NoProviderAvailable()
+        deadline = asyncio.get_running_loop().time() + base.TOTAL_S
         for offer in self.bill.hold.offers:
             try:
-                found = await self._ask(_provider(offer), self._upstream_body(offer))
+                provider = _provider(offer)
+                async with asyncio.timeout_at(deadline):
+                    found = await self._ask(provider, self.bill.upstream_body(offer, provider))
+            except TimeoutError:
+                raise self._failed(offer, ProviderTimeout()) from None
             except FAILOVER as failed:
                 refusal = self._failed(offer, failed)
             else:
@@ -225,6 +155,29 @@ class Whole(OnePiece):
         self._tell(found)
 
 
+class _Early:
+    """Chunks that wait for the first token."""
+
+    def __init__(self) -> None:
+        self.waits = True
+        self._chunks: list[Chunk] = []
+        self._bytes = 0
+
+    def add(self, chunk: Chunk) -> None:
+        """Keep a chunk for the client, as far as there is room for it."""
+        if not self.waits or not chunk.get("choices") or len(self._chunks) >= MOST_EARLY:
+            return
+        self._bytes += len(msgspec.json.encode(chunk))
+        if self._bytes <= MOST_EARLY_BYTES:
+            self._chunks.append(chunk)
+
+    def end(self) -> list[Chunk]:
+        """What waited, in its order."""
+        self.waits = False
+        waited, self._chunks = self._chunks, []
+        return waited
+
+
 class Streamed(Answer):
     """An answer in chunks, sent on as they come."""
 
@@ -250,11 +203,14 @@ class Streamed(Answer):
     async def _attempts(self) -> AsyncGenerator[Chunk | None]:
         """The client's chunks, from the first offer that sends a token; None for silence. Raises the last refusal."""
         refusal: GatewayError = NoProviderAvailable()
+        deadline = time.monotonic() + base.TOTAL_S
         for offer in self.bill.hold.offers:
+            if time.monotonic() >= deadline:
+                break
             self.bill.offer = offer
             self._transcript = Transcript(keep=self._keeps)
             try:
-                async with aclosing(self._attempt(offer)) as chunks:
+                async with aclosing(self._attempt(offer, deadline)) as chunks:
                     async for chunk in chunks:
                         yield chunk
             except FAILOVER as failed:
@@ -265,25 +221,28 @@ class Streamed(Answer):
                 return
         raise refusal
 
-    async def _attempt(self, offer: Offer) -> AsyncGenerator[Chunk | None]:
+    async def _attempt(self, offer: Offer, deadline: float) -> AsyncGenerator[Chunk | None]:
         """One provider's chunks; those before its first token wait for it: until then another can still be asked."""
-        transcript = self._transcript
-        early: list[Chunk] | None = []
-        async with aclosing(_provider(offer).stream(self._upstream_body(offer))) as stream:
+        transcript, provider = self._transcript, _provider(offer)
+        early = _Early()
+        silent_since = time.monotonic()
+        async with aclosing(provider.stream(self.bill.upstream_body(offer, provider), deadline)) as stream:
             async for chunk in stream:
                 if chunk is None:
                     yield None
-                elif not transcript.take(chunk):
-                    continue
-                elif early is None:
+                elif transcript.take(chunk) and not early.waits:
                     yield chunk
-                elif transcript.begun:
+                elif early.waits and transcript.begun:
                     self.bill.first_byte()
-                    for waiting in (*early, chunk):
+                    for waiting in (*early.end(), chunk):
                         yield waiting
-                    early = None
                 else:
-                    early.append(chunk)
+                    # nothing is sent on, so this is silence, too, and a long one may follow it
+                    early.add(chunk)
+                    if time.monotonic() - silent_since < base.KEEP_ALIVE_S / 3:
+                        continue
+                    yield None
+                silent_since = time.monotonic()
         if not transcript.begun:
             raise ProviderError("The provider sent an empty answer.")
 
@@ -312,7 +271,7 @@ class Streamed(Answer):
         assert self._first is not None, "begun before it is read"
         while not self._first.done():
             yield None
-            await asyncio.wait({self._first}, timeout=KEEP_ALIVE_S)
+            await asyncio.wait({self._first}, timeout=base.KEEP_ALIVE_S)
         yield self._first.result()
         async for chunk in self._chunks:
             yield chunk
@@ -341,41 +300,6 @@ class Streamed(Answer):
         """What ends a stream that failed on its way."""
         self._outcome = "cut"
         return self.bill.call.dialect.broken(self.bill.identity("chat.completion.chunk"), error)
-
-
-class Replayed(Answer):
-    """The answer that a request with the same Idempotency-Key got before; nothing is asked and nothing is charged."""
-
-    def __init__(self, bill: Bill, kept: Replay) -> None:
-        super().__init__(bill)
-        bill.id = f"gen-{kept.hold_id}"
-        self._kept = msgspec.json.decode(kept.answer)
-        if not bill.call.request.stream:
-            told = bill.call.dialect.whole(self._kept)
-            self.body = kept.answer.encode() if told is self._kept else msgspec.json.encode(told)
-
-    async def events(self) -> AsyncIterator[bytes]:
-        dialect, include_usage = self.bill.call.dialect, self.bill.call.request.include_usage
-        for chunk in replay.chunks(self._kept, include_usage=include_usage):
-            yield dialect.chunk(chunk)
-        yield dialect.end(replay.identity(self._kept, include_usage=include_usage), self._kept["usage"])
-
-    async def _close(self) -> None:
-        """There is nothing to settle."""
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Cancellation waits until the work is done: an unshielded settlement was lost 80 times of 80 when clients left."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    task.result()
 
 
 def _provider(offer: Offer) -> Provider:

@@ -6,8 +6,9 @@ from typing import Any
 
 from gateway.errors import ProviderError
 from gateway.inference import metering
+from gateway.inference.answer import Answer
 from gateway.inference.bill import Call
-from gateway.inference.completions import Answer, OnePiece, admit
+from gateway.inference.completions import OnePiece, admit
 from gateway.inference.requests import EmbeddingRequest
 from gateway.providers.base import Provider
 
@@ -30,7 +31,7 @@ class Embeddings(OnePiece):
 
     def _finish(self, found: dict[str, Any]) -> None:
         bill = self.bill
-        bill.charge(metering.embedding_usage_of(found.get("usage")) or metering.estimate(bill.call.bounds, 0, 0))
+        bill.charge_prompt(metering.embedding_usage_of(found.get("usage")))
         usage = bill.priced_usage(found.get("usage"))
         del usage["completion_tokens"]
         identity = bill.identity("list")

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from gateway import money
 from gateway.errors import ProviderError
+from gateway.inference.answer import Answer
 from gateway.inference.bill import Call
-from gateway.inference.completions import Answer, OnePiece, admit
+from gateway.inference.completions import OnePiece, admit
 from gateway.inference.metering import Usage
 from gateway.providers.base import Provider
 

@@ -51,7 +51,8 @@ class Messages:
         self._call: int | None = None
         """The index of the tool call whose block is open."""
         self._is_open = False
-        self._arguments = ""
+        self._pieces: list[str] = []
+        """Of the block that is open; joined when it ends."""
         self._reason = "stop"
 
     def whole(self, completion: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class Messages:
         blocks = self._message["content"]
         if not self._is_open or blocks[-1]["type"] != kind:
             self._open({"type": kind, kind: "", **({"signature": ""} if kind == "thinking" else {})})
-        blocks[-1][kind] += text
+        self._pieces.append(text)
         self._tell("content_block_delta", index=len(blocks) - 1, delta={"type": f"{kind}_delta", kind: text})
 
     def _use(self, fragment: dict[str, Any]) -> None:
@@ -117,24 +118,26 @@ class Messages:
         if not self._is_open or self._call != fragment["index"]:
             name, called = function.get("name") or "", fragment.get("id") or f"toolu_{fragment['index']}"
             self._open({"type": "tool_use", "id": called, "name": name, "input": {}})
-            self._call, self._arguments = fragment["index"], ""
+            self._call = fragment["index"]
         if arguments := function.get("arguments"):
-            self._arguments += arguments
+            self._pieces.append(arguments)
             delta = {"type": "input_json_delta", "partial_json": arguments}
             self._tell("content_block_delta", index=len(self._message["content"]) - 1, delta=delta)
 
     def _open(self, block: dict[str, Any]) -> None:
         self._close()
         self._message["content"].append(block)
-        self._is_open = True
+        self._is_open, self._pieces = True, []
         self._tell("content_block_start", index=len(self._message["content"]) - 1, content_block=block)
 
     def _close(self) -> None:
         if not self._is_open:
             return
-        block = self._message["content"][-1]
-        if self._call is not None:
-            block["input"] = _input(self._arguments)
+        block, whole = self._message["content"][-1], "".join(self._pieces)
+        if self._call is None:
+            block[block["type"]] = whole
+        else:
+            block["input"] = _input(whole)
         self._is_open, self._call = False, None
         self._tell("content_block_stop", index=len(self._message["content"]) - 1)
 

@@ -11,7 +11,8 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidRequest
-from gateway.inference.requests import MAX_MESSAGES, ModelRequest, Tokens
+from gateway.inference.ceilings import within_ceiling
+from gateway.inference.requests import MAX_MESSAGES, ModelRequest, Thinking, Tokens
 
 PASSED = ("temperature", "top_p", "top_k", "stream", "models", "provider")
 """Members that a chat completion has, too, under the same name."""
@@ -26,6 +27,10 @@ class Said(msgspec.Struct):
     content: Content
 
 
+class Thinks(Thinking):
+    type: str | None = None
+
+
 class MessagesRequest(ModelRequest, kw_only=True):
     kind: ClassVar[str] = "chat"
     max_tokens: Tokens
@@ -35,8 +40,12 @@ class MessagesRequest(ModelRequest, kw_only=True):
     tool_choice: dict[str, Any] | None = None
     stop_sequences: list[str] | None = None
     metadata: dict[str, Any] | None = None
-    thinking: dict[str, Any] | None = None
+    thinking: Thinks | None = None
     stream: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.thinking:
+            within_ceiling(self.max_tokens, self.thinking.budget_tokens, "thinking.budget_tokens")
 
 
 def chat_of(request: MessagesRequest, body: dict[str, Any]) -> dict[str, Any]:
@@ -53,8 +62,8 @@ def chat_of(request: MessagesRequest, body: dict[str, Any]) -> dict[str, Any]:
         chat |= _tool_choice(request.tool_choice or {})
     if (user := (request.metadata or {}).get("user_id")) is not None:
         chat["user"] = str(user)
-    if (request.thinking or {}).get("type") == "enabled":
-        chat["reasoning"] = {"max_tokens": (request.thinking or {}).get("budget_tokens")}
+    if request.thinking and request.thinking.type == "enabled":
+        chat["reasoning"] = {"max_tokens": request.thinking.budget_tokens}
     return chat
 
 

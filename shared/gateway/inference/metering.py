@@ -21,6 +21,12 @@ MEDIA_TOKENS = 4096
 TOOLS_TOKENS = 512
 """Providers put words of their own around tool definitions."""
 BYTES_PER_TOKEN = 4
+REMOTE_BYTES = 1 << 20
+"""No model sold has a longer context, so a document at an address cannot have had more tokens."""
+FRAME_TOKENS = 1024
+"""Providers put words of their own around a prompt, too: a usage may have so many tokens more than its bound."""
+STOP_TOKENS = 16
+"""Some count the end of an answer, which the ceiling does not."""
 EXPECTED_COMPLETION_TOKENS = 512
 """Taken from the tokens-per-minute limit for a request without a ceiling of its own; corrected when it is settled."""
 
@@ -51,18 +57,24 @@ class Bounds(msgspec.Struct, frozen=True):
     prompt_tokens: int
     likely_prompt_tokens: int
     expected_tokens: int
+    media_bytes: int = 0
+    """Of its images, files and sounds, which may have more tokens than were held for them; one that is elsewhere counts
+    as REMOTE_BYTES.
+    """
 
 
 def bounds(request: ModelRequest, size: int) -> Bounds:
     """Bounds of a request whose body has `size` bytes."""
     if not isinstance(request, CompletionRequest):
         return _bounds_of_text(request, size)
-    media = [_size(part) for part in _media(request)]
+    parts = _media(request)
+    media = [_size(part) for part in parts]
     text = max(1, size - sum(media))
     extra = len(media) * MEDIA_TOKENS + (TOOLS_TOKENS if request.tools else 0)
     completion = min(request.asked_tokens or EXPECTED_COMPLETION_TOKENS, EXPECTED_COMPLETION_TOKENS) * request.choices
     likely = likely_tokens(text) + extra
-    return Bounds(text + extra, likely, likely + completion)
+    sizes = sum(REMOTE_BYTES if _is_elsewhere(part) else held for part, held in zip(parts, media, strict=True))
+    return Bounds(text + extra, likely, likely + completion, sizes)
 
 
 def likely_tokens(size: int) -> int:
@@ -92,6 +104,13 @@ def _size(part: dict[str, Any]) -> int:
     """
     held = part.get(str(part.get("type")))
     return sum(len(text.encode()) for text in held.values() if isinstance(text, str)) if isinstance(held, dict) else 0
+
+
+def _is_elsewhere(part: dict[str, Any]) -> bool:
+    """Whether a part says where its medium is, which may be of any size."""
+    held = part.get(str(part.get("type")))
+    texts = held.values() if isinstance(held, dict) else (held,)
+    return any(isinstance(text, str) and text.startswith(("http://", "https://")) for text in texts)
 
 
 def cost_nano(usage: Usage, offer: Offer) -> int:
@@ -144,6 +163,24 @@ def usage_of(reported: Any) -> Usage | None:
         reasoning=min(_count(_member(written, "reasoning_tokens")) or 0, completion),
         upstream_cost_nano=_dollars(reported.get("cost")),
     )
+
+
+def believed(usage: Usage, bounds: Bounds, most_completion: int) -> Usage:
+    """A usage with the bound in the place of what cannot be: a prompt longer than what was sent, a completion above the
+    ceiling of all choices together. What was changed is an estimate.
+    """
+    prompt, completion = usage.prompt, usage.completion
+    if prompt > bounds.prompt_tokens + bounds.media_bytes + FRAME_TOKENS:
+        prompt = bounds.prompt_tokens + bounds.media_bytes
+    if completion > most_completion + STOP_TOKENS:
+        completion = most_completion
+    if (prompt, completion) == (usage.prompt, usage.completion):
+        return usage
+    cached = min(usage.cached, prompt)
+    return msgspec.structs.replace(
+        usage, prompt=prompt, completion=completion, cached=cached, is_estimated=True,
+        cache_written=min(usage.cache_written, prompt - cached), reasoning=min(usage.reasoning, completion),
+    )  # fmt: skip
 
 
 def embedding_usage_of(reported: Any) -> Usage | None:

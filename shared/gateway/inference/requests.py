@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from gateway import money
 from gateway.errors import InvalidRequest
+from gateway.inference.ceilings import one_ceiling, refuse_others, within_ceiling
 
 MAX_MESSAGES = 2048
 MAX_TOKENS = 10_000_000
@@ -39,6 +40,18 @@ class Message(msgspec.Struct):
 
 class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
+
+
+class Reasoning(msgspec.Struct):
+    """What OpenRouter takes of thoughts, as far as it costs."""
+
+    max_tokens: Tokens | None = None
+
+
+class Thinking(msgspec.Struct):
+    """What Anthropic takes of thoughts, as far as it costs."""
+
+    budget_tokens: Tokens | None = None
 
 
 class MaxPrice(msgspec.Struct):
@@ -136,11 +149,19 @@ class CompletionRequest(ModelRequest, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     seed: int | None = None
+    reasoning: Reasoning | None = None
+    thinking: Thinking | None = None
+
+    def __post_init__(self) -> None:
+        one_ceiling(max_tokens=self.max_tokens, max_completion_tokens=self.max_completion_tokens)
+        if self.reasoning:
+            within_ceiling(self.asked_tokens, self.reasoning.max_tokens, "reasoning.max_tokens")
+        if self.thinking:
+            within_ceiling(self.asked_tokens, self.thinking.budget_tokens, "thinking.budget_tokens")
 
     @property
     def asked_tokens(self) -> int | None:
-        asked = [tokens for tokens in (self.max_tokens, self.max_completion_tokens) if tokens is not None]
-        return min(asked) if asked else None
+        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
 
     @property
     def choices(self) -> int:
@@ -205,6 +226,7 @@ def parse[R: ModelRequest](raw: bytes, kind: type[R]) -> tuple[R, dict[str, Any]
     """The request in a body, and the body for the provider. Raises InvalidRequest, which never echoes the input."""
     body = document(raw)
     request = read(body, kind)
+    refuse_others(body)
     for name in OWN:
         body.pop(name, None)
     return request, body

@@ -49,6 +49,8 @@ class Responses:
         self._spoken: Item | None = None
         """The item whose text is being told."""
         self._calls: dict[int, Item] = {}
+        self._pieces: dict[str, list[str]] = {}
+        """By id, what items that are open have of text or arguments; joined when they end."""
         self._reason: str | None = None
 
     def whole(self, completion: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +85,7 @@ class Responses:
 
     def broken(self, identity: dict[str, Any], error: GatewayError) -> bytes:
         self._begin(identity)
+        self._gather()
         told = error.error()
         self._response |= {"status": "failed", "error": {"code": told["code"], "message": told["message"]}}
         self._tell("response.failed", response=self._response)
@@ -130,7 +133,7 @@ class Responses:
                 part |= {"annotations": [], "logprobs": []}
             self._tell("response.content_part.added", **self._place(item), content_index=0, part=part)
             item["content"].append(part)
-        item["content"][-1][member] += text
+        self._pieces[item["id"]].append(text)
         extra: dict[str, Any] = {"logprobs": []} if part_type == "output_text" else {}
         self._tell(f"response.{part_type}.delta", **self._place(item), content_index=0, delta=text, **extra)
 
@@ -143,7 +146,7 @@ class Responses:
             begun["name"] = function.get("name") or ""
             item = self._calls[fragment["index"]] = self._add("function_call", begun)
         if arguments := function.get("arguments"):
-            item["arguments"] += arguments
+            self._pieces[item["id"]].append(arguments)
             self._tell("response.function_call_arguments.delta", **self._place(item), delta=arguments)
 
     def _add(self, kind: str, members: dict[str, Any]) -> Item:
@@ -151,6 +154,7 @@ class Responses:
         name = f"{PREFIXES[kind]}_{self._response['id'].removeprefix('resp_')}_{len(output)}"
         item = {"id": name, "type": kind, "status": "in_progress", **members}
         output.append(item)
+        self._pieces[name] = []
         self._tell("response.output_item.added", output_index=len(output) - 1, item=item)
         return item
 
@@ -159,6 +163,7 @@ class Responses:
 
     def _close(self) -> None:
         """End every item that is open."""
+        self._gather()
         self._close_spoken()
         for item in self._calls.values():
             named = {"name": item["name"], "arguments": item["arguments"]}
@@ -166,10 +171,22 @@ class Responses:
             self._end_item(item)
         self._calls = {}
 
+    def _gather(self) -> None:
+        """Put together what the items that are open have so far."""
+        self._gather_spoken()
+        for item in self._calls.values():
+            item["arguments"] = "".join(self._pieces[item["id"]])
+
+    def _gather_spoken(self) -> None:
+        if self._spoken is not None:
+            part = self._spoken["content"][-1]
+            part["refusal" if part["type"] == "refusal" else "text"] = "".join(self._pieces[self._spoken["id"]])
+
     def _close_spoken(self) -> None:
-        item, self._spoken = self._spoken, None
-        if item is None:
+        if self._spoken is None:
             return
+        self._gather_spoken()
+        item, self._spoken = self._spoken, None
         part = item["content"][-1]
         member = "refusal" if part["type"] == "refusal" else "text"
         extra: dict[str, Any] = {"logprobs": []} if part["type"] == "output_text" else {}

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidRequest
+from gateway.inference.ceilings import one_ceiling
 from gateway.inference.requests import MAX_MESSAGES, ModelRequest, Tokens
 
 REFUSED = ("background", "conversation", "prompt")
@@ -41,6 +42,9 @@ class ResponsesRequest(ModelRequest, kw_only=True):
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     stream: bool | None = None
+
+    def __post_init__(self) -> None:
+        one_ceiling(max_output_tokens=self.max_output_tokens, max_tokens=self.max_tokens)
 
     @property
     def items(self) -> list[Item]:

@@ -28,7 +28,7 @@ class Transcript:
         self.seen_bytes = 0
         self.seen_chunks = 0
         self.finish_reasons: dict[int, str | None] = {}
-        self._messages: dict[int, dict[str, Any]] | None = {} if keep else None
+        self._messages: dict[int, _Message] | None = {} if keep else None
 
     @property
     def begun(self) -> bool:
@@ -69,7 +69,7 @@ class Transcript:
             self.seen_bytes += written
             self.seen_chunks += 1
         if self._messages is not None:
-            _assemble(self._messages.setdefault(index, {"role": "assistant", "content": None}), delta)
+            self._messages.setdefault(index, _Message()).add(delta)
 
     def take_whole(self, completion: dict[str, Any]) -> None:
         """Note a completion that came in one piece, and put it right in place."""
@@ -91,7 +91,7 @@ class Transcript:
         """The assembled answer's choices (only with `keep`)."""
         messages = self._messages or {}
         return [
-            {"index": index, "message": message, "finish_reason": self.finish_reasons.get(index) or "stop"}
+            {"index": index, "message": message.whole(), "finish_reason": self.finish_reasons.get(index) or "stop"}
             for index, message in sorted(messages.items())
         ]
 
@@ -111,19 +111,45 @@ def _written(delta: dict[str, Any], *, fragments: bool = True) -> int:
     return written
 
 
-def _assemble(message: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Add a delta to the message it is part of."""
-    for name in SPOKEN:
-        if isinstance(text := delta.get(name), str):
-            message[name] = (message.get(name) or "") + text
-    for call in _calls(delta):
-        calls = message.setdefault("tool_calls", [])
-        while len(calls) <= call["index"]:
-            calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
-        known, (name, arguments) = calls[call["index"]], _function(call)
-        known["id"] = call.get("id") or known["id"]
-        known["function"]["name"] += name
-        known["function"]["arguments"] += arguments
+class _Message:
+    """A message that is put together of deltas: pieces are joined once, at its end."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, list[str]] = {}
+        self._calls: list[_Pieces] = []
+
+    def add(self, delta: dict[str, Any]) -> None:
+        for name in SPOKEN:
+            if isinstance(text := delta.get(name), str):
+                self._texts.setdefault(name, []).append(text)
+        for call in _calls(delta):
+            while len(self._calls) <= call["index"]:
+                self._calls.append(_Pieces())
+            self._calls[call["index"]].add(call)
+
+    def whole(self) -> dict[str, Any]:
+        texts = {name: "".join(pieces) for name, pieces in self._texts.items()}
+        calls = {"tool_calls": [call.whole() for call in self._calls]} if self._calls else {}
+        return {"role": "assistant", "content": None, **texts, **calls}
+
+
+class _Pieces:
+    """A tool call that is put together of fragments."""
+
+    def __init__(self) -> None:
+        self._id = ""
+        self._names: list[str] = []
+        self._arguments: list[str] = []
+
+    def add(self, call: dict[str, Any]) -> None:
+        self._id = call.get("id") or self._id
+        name, arguments = _function(call)
+        self._names.append(name)
+        self._arguments.append(arguments)
+
+    def whole(self) -> dict[str, Any]:
+        function = {"name": "".join(self._names), "arguments": "".join(self._arguments)}
+        return {"id": self._id, "type": "function", "function": function}
 
 
 def _index(member: dict[str, Any], position: int) -> int:

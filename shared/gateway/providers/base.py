@@ -14,13 +14,14 @@ A provider's own words never reach the caller: they can hold our keys, other peo
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal, InvalidOperation, localcontext
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from yarl import URL
@@ -38,17 +39,26 @@ from gateway.money import MAX_NANO, MILLION, NANO
 from gateway.outbound import Reply
 
 KEEP_ALIVE_S = 15.0
-"""After this long without a byte a stream yields None, so that its reader can keep the client's connection alive."""
+"""After this long without an event a stream yields None, so that its reader can keep the client's connection alive."""
 IDLE_S = 120.0
 """After this long without a byte a stream is given up."""
 TOTAL_S = 600.0
-"""After this long an exchange is given up, whatever it sends (OpenAI's SDKs wait 600 s)."""
+"""After this long an answer is given up, by however many providers it was tried (OpenAI's SDKs wait 600 s)."""
+DONE_S = 2.0
+"""After each choice's finish_reason and the usage a stream is read for this long, for its `[DONE]`."""
+USAGE_S = 10.0
+"""After each choice's finish_reason a stream is read for this long, for its usage."""
 MAX_BODY_BYTES = 32 << 20
+MAX_STREAM_BYTES = 64 << 20
+"""An event is up to a hundred times as long as its token."""
 MAX_ERROR_BYTES = 64 << 10
 MAX_RETRY_AFTER_S = 120
 
 CHAT, EMBEDDINGS, IMAGES = "chat/completions", "embeddings", "images/generations"
 """The routes of OpenAI's API that are asked."""
+
+CEILINGS = ("max_tokens", "max_completion_tokens")
+"""The two names that OpenAI's API has for the most tokens of an answer, per choice."""
 
 FAILOVER = (ProviderError, ProviderRateLimited)
 """What makes another provider worth asking."""
@@ -69,6 +79,8 @@ class Provider:
     """A provider reached over HTTP in OpenAI's form. Adapters set what differs: address, headers, body, catalogue."""
 
     name: str
+    ceiling: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The one of CEILINGS that it takes."""
 
     def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
         self.urls = {route: URL(f"{base_url.rstrip('/')}/{route}") for route in (CHAT, EMBEDDINGS, IMAGES)}
@@ -120,15 +132,16 @@ class Provider:
             raise ProviderTimeout from None
         return decode(data)
 
-    async def stream(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any] | None]:
-        """The chunks of a streamed completion, and None for each KEEP_ALIVE_S of silence.
+    async def stream(self, body: dict[str, Any], deadline: float = math.inf) -> AsyncGenerator[dict[str, Any] | None]:
+        """The chunks of a streamed completion, and None for each KEEP_ALIVE_S in which there was none.
 
-        An answer is whole when `[DONE]` or every choice's finish_reason came. Raises FAILOVER errors (also for one that
-        is not whole) and InvalidRequest.
+        An answer is whole when `[DONE]` or every choice's finish_reason came; it ends soon after the latter. `deadline`
+        is one of time.monotonic. Raises FAILOVER errors (also for one that is not whole) and InvalidRequest.
         """
-        deadline, unfinished = time.monotonic() + TOTAL_S, list(range(body.get("n") or 1))
+        began = time.monotonic()
+        end = _End(min(deadline, began + TOTAL_S), body.get("n") or 1)
         try:
-            async with asyncio.timeout(IDLE_S):
+            async with asyncio.timeout(min(IDLE_S, end.until - began)):
                 reply = await self.send(body)
         except TimeoutError:
             raise ProviderTimeout from None
@@ -136,20 +149,36 @@ class Provider:
             if reply.status != 200:
                 async with asyncio.timeout(IDLE_S):
                     raise failure(reply.status, reply.headers, await _whole(reply, MAX_ERROR_BYTES))
-            async with aclosing(_events(reply, deadline)) as events:
+            async with aclosing(_events(reply, end)) as events:
                 async for payload in events:
                     chunk = None if payload is None else decode(payload)
-                    if chunk is not None and (ended := _ended(chunk)):
-                        unfinished = [index for index in unfinished if index not in ended]
+                    if chunk is not None:
+                        end.note(chunk)
                     yield chunk
         except ProviderError:
             # what fails after the last finish_reason takes nothing from the answer
-            if unfinished:
+            if end.unfinished:
                 raise
         except TimeoutError:
             raise ProviderTimeout from None
         finally:
             reply.close()
+
+
+class _End:
+    """When a stream is over: `until`, by time.monotonic, which comes near as soon as every choice has ended."""
+
+    __slots__ = ("_has_usage", "unfinished", "until")
+
+    def __init__(self, until: float, choices: int) -> None:
+        self.until, self.unfinished, self._has_usage = until, list(range(choices)), False
+
+    def note(self, chunk: dict[str, Any]) -> None:
+        if ended := _ended(chunk):
+            self.unfinished = [index for index in self.unfinished if index not in ended]
+        self._has_usage = self._has_usage or chunk.get("usage") is not None
+        if not self.unfinished:
+            self.until = min(self.until, time.monotonic() + (DONE_S if self._has_usage else USAGE_S))
 
 
 def _listing(answer: dict[str, Any]) -> dict[str, Any]:
@@ -159,23 +188,29 @@ def _listing(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-async def _events(reply: Reply, deadline: float) -> AsyncGenerator[bytes | None]:
-    """The payloads of a reply's events up to `[DONE]`, and None for each KEEP_ALIVE_S of silence."""
-    parser = sse.Events()
-    heard = now = time.monotonic()
-    while now < deadline and now - heard < IDLE_S:
-        data = await reply.read(min(KEEP_ALIVE_S, IDLE_S, deadline - now))
+async def _events(reply: Reply, end: _End) -> AsyncGenerator[bytes | None]:
+    """The payloads of a reply's events up to `[DONE]`, and None for each KEEP_ALIVE_S without one."""
+    parser, size = sse.Events(), 0
+    heard = told = now = time.monotonic()
+    while now < end.until and now - heard < IDLE_S:
+        data = await reply.read(max(0.0, min(told + KEEP_ALIVE_S, heard + IDLE_S, end.until) - now))
         now = time.monotonic()
-        if data is None:
-            yield None
-            continue
-        heard = now
-        for payload in parser.feed(data) if data else parser.end():
+        payloads: list[bytes] = []
+        if data is not None:
+            heard, size = now, size + len(data)
+            payloads = parser.feed(data) if data else parser.end()
+        if size > MAX_STREAM_BYTES:
+            raise ProviderError("The provider's answer is too large.")
+        for payload in payloads:
             if payload == sse.DONE:
                 return
+            told = now
             yield payload
-        if not data:
+        if data == b"":
             raise ProviderError("The provider broke off its answer.")
+        if now - told >= KEEP_ALIVE_S:
+            told = now
+            yield None
     raise ProviderTimeout
 
 

@@ -26,4 +26,8 @@ def provider(settings: Settings) -> Provider:
         headers["x-portkey-virtual-key"] = settings.portkey_virtual_key.reveal()
     if settings.portkey_provider:
         headers["x-portkey-provider"] = settings.portkey_provider
-    return Portkey(own.base_url or "https://api.portkey.ai/v1", headers)
+    portkey = Portkey(own.base_url or "https://api.portkey.ai/v1", headers)
+    if "openai" in (settings.portkey_provider or ""):
+        # OpenAI's newer models refuse the other name; of other providers Portkey leaves out names that they do not have
+        portkey.ceiling = "max_completion_tokens"
+    return portkey
