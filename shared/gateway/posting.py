@@ -63,7 +63,7 @@ async def public_address(url: str, whose: Hashable = None) -> str:
     parts = urlsplit(url)
     port = parts.port or (HTTPS if parts.scheme == "https" else 80)
     host = parts.hostname or ""
-    found = await addresses.look_up(host, port, whose or host)
+    found = await addresses.look_up(host, port, host if whose is None else whose)
     is_here = settings.stage == "dev" and all(address.is_loopback for address in found)
     if not is_here and (parts.scheme != "https" or not all(map(addresses.is_public, found))):
         raise Undelivered("the webhook's address is not public, or not https")

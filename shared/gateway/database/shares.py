@@ -54,9 +54,8 @@ class Shares:
         """The user that a call is for; the credential while its user is not known, None for nobody's call."""
         if (user_id := arguments.get("user_id")) is not None:
             return int(user_id)
-        if hashes := arguments.get("key_hashes"):
-            return self._owners.get(hashes[0], hashes[0])
-        return None
+        hashes: list[str] = arguments.get("key_hashes") or []
+        return self._owners.get(hashes[0], hashes[0]) if hashes else None
 
     def learn(self, arguments: dict[str, Any], answer: Any) -> None:
         """Remember whose a credential is, where a call's answer says so."""

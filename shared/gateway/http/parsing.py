@@ -45,8 +45,10 @@ def _parsed[T](raw: bytes, parse: Callable[[bytes], T], most_values: int) -> tup
 
 
 def _values(raw: bytes) -> int:
-    """At least as many as a body has values; as many when it has no strings."""
-    return 1 + raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    """How many values a body without strings has; of one with strings, as many at least. Each value but the first of
+    an object or list stands behind a comma.
+    """
+    return 1 + raw.count(b",") + raw.count(b"[") + raw.count(b"{") - raw.count(b"[]") - raw.count(b"{}")
 
 
 def weight(value: Any) -> int:
