@@ -10,6 +10,7 @@ client is. Without it nobody's does: a client could write itself into a key's li
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import signal
 import socket
@@ -21,11 +22,14 @@ import uvicorn
 
 from container import logs, metrics
 from container.app import app
+from container.bounds import BoundedProtocol
 from gateway import telemetry
 
 KEEP_ALIVE_S = 95
 """A connection without a request stays open for longer than load balancers keep theirs (60 to 90 s): who closes first
 may cut a request that is on its way."""
+WIDEST = {4: 8, 6: 16}
+"""The shortest prefix, by the version of IP, of a network of proxies: no private network is wider but fc00::/7."""
 ACCEPTING_S = 0.1
 """What was accepted as the port closed is a connection after this."""
 
@@ -56,19 +60,28 @@ class Server(uvicorn.Server):
 
 
 def proxies() -> str | None:
-    """Whose X-Forwarded-For is believed. Exits where it would be everybody's."""
-    named = os.environ.get("FORWARDED_ALLOW_IPS", "").strip()
-    if "*" in named:
-        sys.exit("FORWARDED_ALLOW_IPS=* would believe what clients write; name the proxies")
-    return named or None
+    """Whose X-Forwarded-For is believed. Exits where that is no list of networks, or would be much of the world."""
+    named = [each.strip() for each in os.environ.get("FORWARDED_ALLOW_IPS", "").split(",") if each.strip()]
+    for each in named:
+        try:
+            network = ipaddress.ip_network(each)
+        except ValueError:
+            sys.exit(f"FORWARDED_ALLOW_IPS: {each!r} is no address or network; name the proxies, such as 10.0.0.0/8")
+        if network.prefixlen < WIDEST[network.version]:
+            sys.exit(f"FORWARDED_ALLOW_IPS: {each} would believe what clients write; name the proxies more narrowly")
+    return ",".join(named) or None
 
 
 def listener(port: int) -> socket.socket:
-    """A port of every interface. Raises OSError when it is taken."""
+    """A port of every interface, of IPv6 and IPv4 where the machine has both. Raises OSError when it is taken."""
+    is_dual = socket.has_dualstack_ipv6()
     # asyncio turns Nagle's algorithm off only where the socket says that it is TCP
-    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    family = socket.AF_INET6 if is_dual else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    opened.bind(("0.0.0.0", port))  # noqa: S104 - a container's own network
+    if is_dual:
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    opened.bind(("::" if is_dual else "0.0.0.0", port))  # noqa: S104 - a container's own network
     return opened
 
 
@@ -79,6 +92,7 @@ def main() -> None:
     believed = proxies()
     config = uvicorn.Config(
         app,
+        http=BoundedProtocol,
         lifespan="on",
         ws="none",
         log_config=None,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from typing import TYPE_CHECKING
 
 from gateway import telemetry
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
@@ -18,7 +20,12 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 class Prometheus:
     """A telemetry.Meter: the product's metrics under Prometheus' names, in its units."""
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        # only who measures needs the package: what `make run` installs does without it
+        from prometheus_client import REGISTRY, Counter, Gauge, Histogram  # noqa: PLC0415
+
+        registry = registry or REGISTRY
+
         def counter(name: str, what: str, *labels: str) -> Counter:
             return Counter(f"gatewayz_{name}", what, labels, registry=registry)
 
@@ -62,5 +69,7 @@ class Prometheus:
 def serve() -> None:
     """Measure from now on, where METRICS_PORT says so. Raises OSError when that port is taken."""
     if port := os.environ.get("METRICS_PORT"):
+        from prometheus_client import start_http_server  # noqa: PLC0415
+
         telemetry.meter_with(Prometheus())
         start_http_server(int(port))

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 
-from gateway import chats
+from gateway import chats, key_checks
 from gateway.errors import InvalidRequest
 from gateway.http.bearer import address_of, key_of
+from gateway.http.parsing import parsed
+from gateway.http.room import Share
 from gateway.inference import metering
 from gateway.inference.bill import Call, Dialect, Turn
 from gateway.inference.chat import Chat
 from gateway.inference.requests import OWN, CompletionRequest, ModelRequest, read
 from gateway.keys import Key, parse
 from gateway.money import parse as parse_money
+from gateway.scopes import Scope
 
 MAX_IDEMPOTENCY_KEY = 255
+UNVERIFIED_BYTES = 256 << 10
+"""The rest of a longer body is read only for a key that the database has verified."""
 MAX_DIGITS = 18
 """Of a session's number."""
 ANSWER_TOKENS = 1024
@@ -28,11 +34,28 @@ KEPT_ROLES = frozenset({"user", "assistant", "tool"})
 """A client sends its system's words with every request: they are no turn."""
 
 
-async def raw_body(request: Request) -> bytes:
-    """The body's bytes. Raises InvalidRequest for a compressed one."""
+async def raw_body(request: Request, key: Key) -> bytes:
+    """The body's bytes; of a large one more than the beginning is read only for a key that is valid.
+
+    Raises InvalidRequest for a compressed body, and what the key's refusal is.
+    """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise InvalidRequest("Compressed bodies are not accepted.", param="Content-Encoding")
-    return await request.body()
+    share: Share = request.scope["share"]
+    pieces, size, is_verified = [], 0, False
+    async for piece in request.stream():
+        pieces.append(piece)
+        size += len(piece)
+        if not is_verified and (size > UNVERIFIED_BYTES or share.is_pressed):
+            await key_checks.check(key, address_of(request), request.headers.get("referer"), Scope.INFERENCE)
+            share.verify()
+            is_verified = True
+    return b"".join(pieces)
+
+
+async def read_body[T](request: Request, raw: bytes, parse: Callable[[bytes], T]) -> T:
+    """What `parse` makes of a body. Raises what it raises, InvalidRequest and Overloaded (gateway.http.parsing)."""
+    return await parsed(raw, request.scope["share"], parse)
 
 
 def caller_of(request: Request) -> dict[str, Any]:

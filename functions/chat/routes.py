@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from chat.calls import anthropic_key_of, call_of, caller_of, in_session, raw_body, translated
+from chat.calls import anthropic_key_of, call_of, caller_of, in_session, raw_body, read_body, translated
 from gateway import responses
 from gateway.errors import GatewayError
 from gateway.http.bearer import key_of
@@ -44,8 +44,8 @@ async def create_quote(request: Request) -> Response:
 
 
 async def _completion(request: Request) -> Call:
-    key, raw = key_of(request), await raw_body(request)
-    wanted, body = parse(raw, CompletionRequest)
+    raw = await raw_body(request, key := key_of(request))
+    wanted, body = await read_body(request, raw, lambda raw: parse(raw, CompletionRequest))
     if (session_id := request.query_params.get("session_id")) is not None:
         return await in_session(request, wanted, body, raw, session_id)
     return call_of(request, wanted, body, raw, key, dialect=Chat(include_usage=wanted.include_usage))
@@ -53,8 +53,8 @@ async def _completion(request: Request) -> Call:
 
 async def create_embeddings(request: Request) -> Reply:
     """Create the embeddings of a text or texts."""
-    key, raw = key_of(request), await raw_body(request)
-    wanted, body = parse(raw, EmbeddingRequest)
+    raw = await raw_body(request, key := key_of(request))
+    wanted, body = await read_body(request, raw, lambda raw: parse(raw, EmbeddingRequest))
     if wanted.encoding_format is None:
         body.pop("encoding_format", None)  # providers refuse a null
     return Reply(await embeddings.serve(call_of(request, wanted, body, raw, key)))
@@ -62,22 +62,26 @@ async def create_embeddings(request: Request) -> Reply:
 
 async def create_images(request: Request) -> Reply:
     """Create images."""
-    key, raw = key_of(request), await raw_body(request)
-    wanted, body = parse(raw, ImageRequest)
+    raw = await raw_body(request, key := key_of(request))
+    wanted, body = await read_body(request, raw, lambda raw: parse(raw, ImageRequest))
     return Reply(await images.serve(call_of(request, wanted, body, raw, key)))
 
 
 async def create_response(request: Request) -> Reply:
     """Create a response; it is stored for thirty days unless `store` is false."""
-    key, raw = key_of(request), await raw_body(request)
-    body = document(raw)
-    wanted = read(body, ResponsesRequest)
+    raw = await raw_body(request, key := key_of(request))
+    wanted, body = await read_body(request, raw, _response_wanted)
     before, previous_id = [], wanted.previous_response_id
     if previous_id is not None:
         before = await responses.items(previous_id, **caller_of(request))
     dialect = Responses(wanted, responses.stored_id(previous_id) if previous_id else None)
     chat = responses_request.chat_of(wanted, body, before)
     return Reply(await completions.serve(translated(request, chat, raw, dialect, key)))
+
+
+def _response_wanted(raw: bytes) -> tuple[ResponsesRequest, dict[str, Any]]:
+    body = document(raw)
+    return read(body, ResponsesRequest), body
 
 
 async def get_response(request: Request) -> Response:
@@ -98,15 +102,18 @@ async def delete_response(request: Request) -> Response:
 async def create_message(request: Request) -> Reply | Response:
     """Create a message as Anthropic's API does, errors included."""
     try:
-        key, raw = anthropic_key_of(request), await raw_body(request)
-        body = document(raw)
-        wanted = read(body, MessagesRequest)
+        raw = await raw_body(request, key := anthropic_key_of(request))
         dialect = Messages(metering.likely_tokens(len(raw)))
-        chat = messages_request.chat_of(wanted, body)
+        chat = await read_body(request, raw, _message_wanted)
         return Reply(await completions.serve(translated(request, chat, raw, dialect, key)))
     except GatewayError as refusal:
         told = messages.error_body(refusal, request.scope["request_id"])
         return Response(msgspec.json.encode(told), refusal.status, refusal.headers(), media_type="application/json")
+
+
+def _message_wanted(raw: bytes) -> dict[str, Any]:
+    body = document(raw)
+    return messages_request.chat_of(read(body, MessagesRequest), body)
 
 
 def _json(value: Any) -> Response:

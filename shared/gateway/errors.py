@@ -29,6 +29,7 @@ GatewayError
 │   ├── ModelNotFound           404 model_not_found
 │   └── CouponNotFound          404 coupon_not_found
 ├── MethodNotAllowed            405 method_not_allowed
+├── RequestTimeout              408 request_timeout             transient
 ├── Conflict                    409 conflict
 │   ├── IdempotencyInProgress   409 idempotency_in_progress     transient
 │   ├── NoSavedCard             409 no_saved_card
@@ -47,6 +48,7 @@ GatewayError
 │   ├── NoProviderAvailable     503 no_provider_available       transient
 │   ├── ProviderTimeout         504 provider_timeout            transient
 │   └── PaymentsUnavailable     503 payments_unavailable        transient
+├── Overloaded                  503 overloaded                  transient
 └── DatabaseUnavailable         503 database_unavailable        transient
 
 The status decides how OpenAI's SDKs retry (408, 409, 429 and 5xx are retried, 402 never is), so "no money" is always
@@ -266,6 +268,11 @@ class MethodNotAllowed(GatewayError):
     text = "This address does not answer that method."
 
 
+class RequestTimeout(GatewayError):
+    status, type, code, transient = 408, "invalid_request_error", "request_timeout", True
+    text = "The request did not arrive in time. Send it again over a faster connection, or send a smaller one."
+
+
 class Conflict(GatewayError):
     status, type, code = 409, "invalid_request_error", "conflict"
     text = "The request conflicts with the present state."
@@ -358,6 +365,11 @@ class ProviderTimeout(ProviderError):
 class PaymentsUnavailable(ProviderError):
     status, code = 503, "payments_unavailable"
     text = "The payment service cannot be reached. Send the same request again: nothing is charged twice."
+
+
+class Overloaded(GatewayError):
+    status, type, code, transient = 503, "server_error", "overloaded", True
+    text = "The gateway has too many requests in work. Send this one again in a moment."
 
 
 class DatabaseUnavailable(GatewayError):

@@ -4,23 +4,23 @@ signed as https://www.standardwebhooks.com says: a receiver tells a repetition b
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
 import hmac
-import ipaddress
-import socket
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from gateway import addresses
 from gateway.settings import Secret, settings
 
 if TYPE_CHECKING:
     import httpx
 
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""Addresses that lead to IPv4 ones, also to private ones."""
+HTTPS = 443
+FIRST_FREE_PORT = 1024
+"""Below it are ports of mail, of directories and of machines' own management, which no receiver of ours is behind."""
 
 
 class Undelivered(Exception):
@@ -54,26 +54,22 @@ async def post(client: httpx.AsyncClient, url: str, body: bytes, headers: dict[s
         raise Undelivered(f"status {response.status_code}")
 
 
-async def public_address(url: str) -> str:
-    """An address of the receiver that the gateway may speak to: public, or this machine in the stage `dev`.
+async def public_address(url: str, whose: Hashable = None) -> str:
+    """An address of the receiver that the gateway may speak to: public and at port 443 or one above 1023, or this
+    machine in the stage `dev`. `whose` it is has one look-up at a time; without it the name has.
 
-    Raises Undelivered if one of its addresses is not, and OSError when it has none.
+    Raises Undelivered if one of its addresses is not, and OSError when it has none or nobody says.
     """
     parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    addresses = [ipaddress.ip_address(entry[4][0]) for entry in found]
-    is_here = settings.stage == "dev" and all(address.is_loopback for address in addresses)
-    if not is_here and (parts.scheme != "https" or not all(map(is_public, addresses))):
+    port = parts.port or (HTTPS if parts.scheme == "https" else 80)
+    host = parts.hostname or ""
+    found = await addresses.look_up(host, port, host if whose is None else whose)
+    is_here = settings.stage == "dev" and all(address.is_loopback for address in found)
+    if not is_here and (parts.scheme != "https" or not all(map(addresses.is_public, found))):
         raise Undelivered("the webhook's address is not public, or not https")
-    return str(addresses[0])
-
-
-def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is of the internet, and not of a network behind it."""
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    seen = mapped or address
-    return seen.is_global and not seen.is_multicast and seen not in NAT64
+    if not is_here and port != HTTPS and port < FIRST_FREE_PORT:
+        raise Undelivered("the webhook's port is neither 443 nor above 1023")
+    return str(found[0])
 
 
 def signed(secret: Secret, event_id: str, timestamp: int, body: bytes) -> dict[str, str]:

@@ -27,6 +27,7 @@ NO_LIMITS = {
     "account.keys.HOUR_S": "a unit",
     "auth.routes.HOUR_S": "a unit",
     "admin.usage.DEFAULT_DAYS": "what is shown unless other days are named",
+    "gateway.http.room.PAUSE_MS": "when a client may try again",
     "gateway.database.PAUSE_S": "how long a try waits",
     "gateway.database.postgres.IDLE_S": "after which a connection is replaced",
     "gateway.database.supabase.KEEP_ALIVE_S": "after which a connection is replaced",

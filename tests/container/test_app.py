@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from container.app import GROUPS, app, own
 from local.template import Route, load
-from tests.architecture.functions import ENVIRONMENT, ROOT
+from tests.architecture.functions import ENVIRONMENT, ROOT, run_python
 from tests.container.process import started
 from tests.harness.gateway import listening
 
@@ -63,6 +63,14 @@ async def test_a_group_without_its_settings_is_left_out_and_the_others_serve():
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("program", ["container.__main__", "container.jobs"])
+def test_who_does_not_measure_needs_no_package_for_it(program: str):
+    """`make run` does not install it, and docs/containers.md, "By hand", follows that."""
+    without = "import sys; sys.modules['prometheus_client'] = None"
+    run_python(f"{without}; import {program}, container.metrics; container.metrics.serve()")
+    assert "prometheus" not in (ROOT / "requirements/run.txt").read_text()
+
+
 async def test_without_the_settings_that_all_need_it_does_not_start():
     async with started(STAGE="") as process:
         assert await process.ended() == 1

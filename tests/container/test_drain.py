@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import asyncpg
 import httpx
 import pytest
 
+from container.__main__ import listener, proxies
 from tests.container.process import InContainer, in_container, started
 from tests.harness.gateway import (
     DONE,
@@ -210,8 +212,10 @@ CLIENT = "203.0.113.9"
         ("10.0.0.0/8, 127.0.0.0/8", f"198.51.100.1, {CLIENT}, 10.1.2.3", 200),
         ("127.0.0.1", f"{CLIENT}, 198.51.100.1", 403),
         ("10.0.0.0/8", CLIENT, 403),
+        ("127.0.0.1", f"::ffff:{CLIENT}", 200),
+        ("127.0.0.1", "no address", 403),
     ],
-    ids=["nobody", "the proxy", "two proxies", "what the client wrote", "another proxy"],
+    ids=["nobody", "the proxy", "two proxies", "what the client wrote", "another proxy", "inside IPv6", "no address"],
 )
 async def test_who_a_client_is(database: Database, believed: str | None, forwarded: str, status: int):
     told = {} if believed is None else {"FORWARDED_ALLOW_IPS": believed}
@@ -222,9 +226,32 @@ async def test_who_a_client_is(database: Database, believed: str | None, forward
 
 
 async def test_nobody_can_be_told_to_believe_everybody(database: Database):
-    async with started(DATABASE_URL=with_password(database.service), FORWARDED_ALLOW_IPS="*") as process:
+    async with started(DATABASE_URL=with_password(database.service), FORWARDED_ALLOW_IPS="0.0.0.0/0") as process:
         assert await process.ended() == 1
     assert "name the proxies" in process.errors
+
+
+@pytest.mark.parametrize(
+    "named", ["*", "0.0.0.0/0", "::/0", "10.0.0.0/8, 128.0.0.0/1", "2000::/3", "10.0.0.1/8", "proxy"]
+)
+def test_what_is_no_network_of_proxies_is_refused(monkeypatch: pytest.MonkeyPatch, named: str):
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", named)
+    with pytest.raises(SystemExit, match="FORWARDED_ALLOW_IPS"):
+        proxies()
+
+
+@pytest.mark.parametrize("named", ["", "10.0.0.0/8", "10.0.0.7", "192.168.0.0/16,fd00::/16", "2001:db8::1"])
+def test_a_network_of_proxies_is_not(monkeypatch: pytest.MonkeyPatch, named: str):
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", named)
+    assert (proxies() or "") == named
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="a machine without IPv6")
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_the_port_is_of_both_versions(address: str):
+    with listener(0) as port:
+        port.listen()
+        socket.create_connection((address, port.getsockname()[1])).close()
 
 
 async def test_a_port_that_is_taken_is_said():

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import ipaddress
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -247,19 +246,6 @@ async def test_no_private_address_is_asked(
             await outbox._deliver(client, url, Secret(SECRET), event, {})
     await an_event(operator)
     assert await outbox.send() == {"sent": 0, "failed": 1}
-
-
-@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1"])
-def test_an_address_of_the_internet_is_public(address: str) -> None:
-    assert posting.is_public(ipaddress.ip_address(address))
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["0.0.0.0", "100.64.0.1", "224.0.0.1", "172.16.0.1", "fd00::1", "fe80::1", "ff02::1", "::", "::ffff:7f00:1"],  # noqa: S104
-)
-def test_any_other_address_is_not(address: str) -> None:
-    assert not posting.is_public(ipaddress.ip_address(address))
 
 
 def test_waits_grow_to_a_bound_and_differ() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 from contextlib import asynccontextmanager
@@ -151,7 +152,9 @@ async def test_who_leaves_before_the_status_pays_nothing(gateway: InProcess, ups
     assert await gateway.balance() == before
 
 
-async def test_who_leaves_with_half_a_body_sent_has_asked_nothing(gateway: InProcess):
+async def test_who_leaves_with_half_a_body_sent_has_asked_nothing(
+    gateway: InProcess, capsys: pytest.CaptureFixture[str]
+):
     before, address = await gateway.tables(), urlsplit(gateway.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {gateway.key}\r\n"
@@ -162,6 +165,8 @@ async def test_who_leaves_with_half_a_body_sent_has_asked_nothing(gateway: InPro
     await writer.wait_closed()
     assert gateway.line.calls == []
     assert await gateway.tables() == before
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (line["event"], line["level"], line["left"], line["status"]) == ("request", "INFO", True, None)
 
 
 @pytest.mark.usefixtures("hasty")

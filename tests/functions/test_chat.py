@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway import providers, settings
 from gateway.inference import completions
 from gateway.providers import base
 from tests.harness.gateway import DONE, GPT, HELLO, InProcess, Told, answer, delta, event, finish, usage
@@ -331,6 +333,18 @@ async def test_a_failure_after_the_status_is_an_event(
     assert told.comments
     assert await gateway.ended() == ["released"]
     assert await gateway.balance() == before
+
+
+async def test_in_production_the_sandbox_is_not_sold(gateway: InProcess, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(providers, "settings", settings.load({**os.environ, "STAGE": "production"}))
+    assert (await gateway.ask()).status_code == 503
+    quote = await gateway.client.post(
+        "/v1/quote", headers=gateway.headers(), json={"model": "sandbox/chat", "messages": HELLO}
+    )
+    assert quote.status_code == 503
+    gateway.key = await gateway.a_key("test")
+    assert (await gateway.ask()).status_code == 200
+    await gateway.ended()
 
 
 async def test_a_test_key_only_reaches_the_sandbox(gateway: InProcess, upstream: Upstream):

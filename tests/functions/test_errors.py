@@ -32,6 +32,16 @@ TYPES = {
     504: "provider_error",
 }
 
+ALLOWED = {
+    "/v1/chat/completions": "POST",
+    "/v1/models": "GET",
+    "/v1/credits": "GET",
+    "/v1/key": "GET",
+    "/health": "GET",
+    "/v1/responses/x": "DELETE, GET, HEAD",
+}
+"""What `Allow` says at these addresses."""
+
 
 def error_of(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """The `error` member of a refusal, whose body and headers must be as documented."""
@@ -191,11 +201,13 @@ async def test_addresses_and_methods(gateway: InProcess):
         ("POST", "/v1/credits"): (405, "method_not_allowed"),
         ("TRACE", "/v1/key"): (405, "method_not_allowed"),
         ("POST", "/health"): (405, "method_not_allowed"),
+        ("PATCH", "/v1/responses/x"): (405, "method_not_allowed"),
     }
     before = await gateway.tables()
     for (method, path), (status, code) in calls.items():
         response = await gateway.client.request(method, path, headers=gateway.headers())
         error_of(response, status, code)
+        assert response.headers.get("allow") == ALLOWED.get(path if status == 405 else "")
     for path in ("/v1/chat/completions", "/v1/models", "/v1/credits", "/nothing"):
         response = await gateway.client.head(path, headers=gateway.headers())
         assert response.status_code in (404, 405)

@@ -72,13 +72,13 @@ async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def listening(served: Any) -> AsyncIterator[str]:
-    """The address of an ASGI app that runs in this loop."""
+async def listening(served: Any, http: Any = "auto") -> AsyncIterator[str]:
+    """The address of an ASGI app that runs in this loop, its connections being `http`."""
     # asyncio turns Nagle's algorithm off only where the socket says that it is TCP
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        served, log_level="critical", lifespan="off", ws="none", access_log=False, proxy_headers=False
+        served, http=http, log_level="critical", lifespan="off", ws="none", access_log=False, proxy_headers=False
     )
     config.load()
     server = uvicorn.Server(config)

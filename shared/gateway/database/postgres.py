@@ -18,6 +18,7 @@ import msgspec
 
 from gateway import telemetry
 from gateway.database import LOST, Failure
+from gateway.database.shares import Share, Shares
 
 if TYPE_CHECKING:
     from gateway.settings import Pooler
@@ -36,6 +37,8 @@ keeps statements; nothing has run then."""
 CACHED_STATEMENTS = 100
 
 CONNECTIONS = 10
+MOST_A_USER = 4
+"""Of the connections; further calls for the same user wait, and others have the rest."""
 CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 10
 IDLE_S = 300
@@ -66,6 +69,7 @@ class Postgres:
         known = pooler or ("transaction" if urlsplit(url).port == TRANSACTION_POOLER_PORT else None)
         self._keeps_statements = known != "transaction"
         self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._shares = Shares(CONNECTIONS, MOST_A_USER)
         self._idle: list[tuple[Connection, float]] = []
         self._closing: set[asyncio.Task[None]] = set()
         self._clock = asyncio.get_running_loop().time
@@ -74,7 +78,18 @@ class Postgres:
         """Sends one call once and returns its decoded result. Raises Failure."""
         statement = _statement(name, tuple(arguments))
         values = [_encoded(value) for value in arguments.values()]
-        connection = await self._take()
+        owner = self._shares.owner_of(arguments)
+        share = self._shares.enter(owner)
+        try:
+            text = await self._call(share, statement, values)
+        finally:
+            self._shares.leave(owner, share)
+        answer = None if text is None else msgspec.json.decode(text)
+        self._shares.learn(arguments, answer)
+        return answer
+
+    async def _call(self, share: Share, statement: str, values: list[Any]) -> str | None:
+        connection = await self._take(share)
         sound = False
         try:
             text = await _run(connection, statement, values)
@@ -94,8 +109,9 @@ class Postgres:
             self._drop_idle()
             raise Failure("08006", "connection lost") from error
         finally:
+            share.turns.release()
             self._give(connection, sound=sound)
-        return None if text is None else msgspec.json.decode(text)
+        return text
 
     async def close(self) -> None:
         """Waits for the calls that run, at most as long as one may take; closes every connection."""
@@ -106,19 +122,21 @@ class Postgres:
         self._drop_idle()
         await asyncio.gather(*self._closing)
 
-    async def _take(self) -> Connection:
-        """A connection for one call: the one used last, or a new one."""
-        if not self._slots.locked() and (connection := self._reusable()):
-            await self._slots.acquire()  # does not wait, so it needs no timeout
+    async def _take(self, share: Share) -> Connection:
+        """A connection for one call of this share: the one used last, or a new one. Both are taken, or neither."""
+        is_free = not (self._slots.locked() or share.turns.locked())
+        if is_free and (connection := self._reusable()):
+            await share.turns.acquire()  # neither waits, so they need no timeout
+            await self._slots.acquire()
             return connection
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self._slots.acquire()
-                try:
-                    return self._reusable() or await self._connect()
-                except BaseException:
-                    self._slots.release()
-                    raise
+            async with asyncio.timeout(CONNECT_TIMEOUT_S), contextlib.AsyncExitStack() as given_up:
+                for turns in (share.turns, self._slots):
+                    await turns.acquire()
+                    given_up.callback(turns.release)
+                connection = self._reusable() or await self._connect()
+                given_up.pop_all()
+                return connection
         except BROKEN as error:
             raise Failure("08001", "no connection") from error
 

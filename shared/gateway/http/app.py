@@ -11,6 +11,9 @@ from fastapi.exceptions import RequestValidationError
 from gateway.errors import GatewayError, Unprocessable
 from gateway.http.edge import Edge, body_of, shown
 
+MANAGED_BODY_BYTES = 1 << 20
+"""A management route's body is read before its key is verified."""
+
 
 def create_app(router: APIRouter) -> Edge:
     """The ASGI app of a group. It serves no documentation: OpenAPI is generated at build time."""
@@ -18,7 +21,7 @@ def create_app(router: APIRouter) -> Edge:
     app.include_router(router)
     for kind in (GatewayError, RequestValidationError, Exception, 400, 404, 405):
         app.add_exception_handler(kind, _show)
-    return Edge(app, router.routes)
+    return Edge(app, router.routes, MANAGED_BODY_BYTES)
 
 
 async def _show(request: Request, error: Exception) -> Response:

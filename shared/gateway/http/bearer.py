@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+from functools import lru_cache
+
 from starlette.requests import HTTPConnection
 
 from gateway import keys
@@ -21,5 +24,14 @@ def key_of(request: HTTPConnection) -> Key:
 
 
 def address_of(request: HTTPConnection) -> str | None:
-    """The client's IP address as the platform saw it; never from X-Forwarded-For."""
-    return request.client.host if request.client else None
+    """The client's IP address as the platform saw it, IPv4 where it is inside IPv6; None for what is no address."""
+    return _address(request.client.host) if request.client else None
+
+
+@lru_cache(1024)
+def _address(host: str) -> str | None:
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])  # the zone is this machine's name of an interface
+    except ValueError:
+        return None
+    return str(getattr(address, "ipv4_mapped", None) or address)

@@ -15,8 +15,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Str
 
 from gateway import money
 from gateway.errors import InvalidRequest
+from gateway.http.parsing import parsed
 
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MAX_MANAGED_VALUES = 20_000
+"""Of a large body; each that is not known would be an error of its own."""
 MAX_PAGE = 100
 MAX_ID = 2**63 - 1
 FIRST_YEAR, LAST_YEAR = 2000, 9000
@@ -85,12 +88,14 @@ class StrictRoute(APIRoute):
 
 class _StrictRequest(Request):
     async def json(self) -> Any:
-        try:
-            return json.loads(
-                await self.body(), object_pairs_hook=_members, parse_float=Decimal, parse_constant=_refuse_constant
-            )
-        except (RecursionError, UnicodeDecodeError, ValueError):
-            raise InvalidRequest("The body is not valid JSON.") from None
+        return await parsed(await self.body(), self.scope["share"], _strict_json, MAX_MANAGED_VALUES)
+
+
+def _strict_json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw, object_pairs_hook=_members, parse_float=Decimal, parse_constant=_refuse_constant)
+    except (RecursionError, UnicodeDecodeError, ValueError):
+        raise InvalidRequest("The body is not valid JSON.") from None
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

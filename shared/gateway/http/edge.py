@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
 
 from gateway import telemetry
 from gateway.errors import (
@@ -20,6 +21,7 @@ from gateway.errors import (
     NotFound,
     PayloadTooLarge,
 )
+from gateway.http.room import Share
 from gateway.traces import Trace, trace_of
 
 MAX_BODY_BYTES = 5 << 20
@@ -44,8 +46,8 @@ class Edge:
     the log, with what its context had noted, when all of its work is done.
     """
 
-    def __init__(self, app: App, routes: Sequence[BaseRoute]) -> None:
-        self.app, self.routes = app, routes
+    def __init__(self, app: App, routes: Sequence[BaseRoute], most_bytes: int = MAX_BODY_BYTES) -> None:
+        self.app, self.routes, self._most_bytes = app, routes, most_bytes
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,9 +55,12 @@ class Edge:
         scope["request_id"] = request_id = f"req_{secrets.token_hex(12)}"
         scope["app"] = self  # without one a bare Router answers 404 and 405 itself, as plain text
         request = telemetry.begin(request_id, _trace(scope))
-        answer = _Answer(request_id, send)
+        scope["share"] = share = Share()
+        answer = _Answer(request_id, send, lambda: self._allowed(scope))
         try:
-            await self.app(scope, _limited(receive), answer.send)
+            await self.app(scope, _limited(scope, receive, self._most_bytes, share), answer.send)
+        except ClientDisconnect:
+            request.facts["left"] = True
         except Exception as error:
             if answer.ended_s is not None or not isinstance(error, GatewayError | HTTPException):
                 telemetry.failure("request_failed", error, operation=_operation(scope))
@@ -64,22 +69,31 @@ class Edge:
             elif answer.ended_s is None:
                 raise
         finally:
+            share.give_back()
             _tell(scope, request, answer)
+
+    def _allowed(self, scope: MutableMapping[str, Any]) -> bytes:
+        """The methods that the request's address answers, for `Allow` (RFC 9110 10.2.1)."""
+        found = [route for route in self.routes if route.matches(scope)[0] is not Match.NONE]
+        methods = {method for route in found for method in getattr(route, "methods", None) or ()}
+        return ", ".join(sorted(methods)).encode()
 
 
 class _Answer:
     """How far an answer is: its status once it has begun, and when its last byte was sent."""
 
-    def __init__(self, request_id: str, send: Send) -> None:
+    def __init__(self, request_id: str, send: Send, allowed: Callable[[], bytes]) -> None:
         self.status: int | None = None
         self.ended_s: float | None = None
-        self._request_id, self._send, self._began_s = request_id, send, time.monotonic()
+        self._request_id, self._send, self._allowed, self._began_s = request_id, send, allowed, time.monotonic()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             given = {name for name, _ in message["headers"]}
             marks = [(b"x-request-id", self._request_id.encode()), *SECURITY_HEADERS]
+            if self.status == MethodNotAllowed.status:
+                marks.append((b"allow", self._allowed()))
             message["headers"] = [*message["headers"], *(mark for mark in marks if mark[0] not in given)]
         await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -114,18 +128,32 @@ def _trace(scope: MutableMapping[str, Any]) -> Trace:
     return trace_of(*map(given.get, TRACE_HEADERS))
 
 
-def _limited(receive: Receive) -> Receive:
+def _limited(scope: MutableMapping[str, Any], receive: Receive, most_bytes: int, share: Share) -> Receive:
+    """`receive` with the body's limit: PayloadTooLarge above `most_bytes`, at once where the client says its length;
+    Overloaded when the requests of this process have no room left for it.
+    """
     size = 0
+    is_too_large = _length(scope) > most_bytes
 
     async def receive_counted() -> Message:
         nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > MAX_BODY_BYTES:
+        if is_too_large:
             raise PayloadTooLarge
+        message = await receive()
+        if arrived := len(message.get("body", b"")):
+            size += arrived
+            if size > most_bytes:
+                raise PayloadTooLarge
+            share.take(arrived)
         return message
 
     return receive_counted
+
+
+def _length(scope: MutableMapping[str, Any]) -> int:
+    """How long the client says that its body is; 0 where it says nothing that can be read."""
+    given = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    return int(given[:20]) if given.isdigit() else 0
 
 
 def shown(error: Exception) -> GatewayError:

@@ -86,7 +86,7 @@ async def _authorize(call: Call) -> Hold:
         ip=call.ip,
         referer=call.referer,
         models=request.wanted_models,
-        providers=list(providers.available()),
+        providers=providers.on_sale(),
         preferences=request.preferences(),
         prompt_tokens=call.bounds.prompt_tokens,
         expected_tokens=call.bounds.expected_tokens,

@@ -19,7 +19,7 @@ async def quote(call: Call) -> dict[str, Any]:
     request = call.request
     found = await credits.quote(
         **call.key.credentials(), ip=call.ip, referer=call.referer, models=request.wanted_models,
-        providers=list(providers.available()), preferences=request.preferences(),
+        providers=providers.on_sale(), preferences=request.preferences(),
     )  # fmt: skip
     offers = [_priced(call, offer) for offer in found.offers]
     most = max(offer.pop("_most") for offer in offers)

@@ -42,3 +42,8 @@ def available() -> Mapping[str, Provider]:
     """By name, the providers that can be asked."""
     configured = {name: ADAPTERS[name](settings) for name in settings.providers}
     return {**configured, Sandbox.name: Sandbox()}
+
+
+def on_sale() -> list[str]:
+    """Names of the providers whose offers are sold: in production the sandbox answers test keys alone."""
+    return [name for name in available() if name != Sandbox.name or settings.stage != "production"]

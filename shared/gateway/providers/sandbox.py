@@ -8,6 +8,9 @@ part of the model's name chooses a fault:
     hang          never answers                no-usage   no usage at the end
     stall         stops after a few tokens     over-long  an event above the size limit
     slow          first token after 12 s
+
+On every stage but `dev` a fault waits for 30 s at most, for one request of a user at a time; further ones get a 429.
+What it answers is small, whatever is asked: 16 kB of text, 8 choices, 262,144 numbers of embeddings.
 """
 
 from __future__ import annotations
@@ -15,19 +18,28 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from gateway import sse
-from gateway.errors import ProviderError
+from gateway import sse, telemetry
+from gateway.errors import InvalidRequest, ProviderError
 from gateway.outbound import Reply
 from gateway.providers import sandbox_media
 from gateway.providers.base import CHAT, EMBEDDINGS, Provider
+from gateway.settings import settings
 
 SLOW_S = 12.0
 NEVER_S = 86_400.0
+MOST_WAIT_S = 30.0
+"""A fault that waits does so no longer, where the waiting is paid for: on every stage but `dev`."""
+WAITING = ("hang", "stall", "slow")
+MAX_ECHO_BYTES = 16 << 10
+MAX_SCHEMA_BYTES = 16 << 10
+MAX_CHOICES = 8
+TURNS = 16
+"""Pieces of a stream that are sent before others have a turn: nothing else here ever waits."""
 BYTES_PER_TOKEN = 4
 MESSAGE_TOKENS = 3
 IMAGE_TOKENS = 85
@@ -42,20 +54,50 @@ class Sandbox(Provider):
 
     def __init__(self) -> None:
         """Needs no address and no key."""
+        self._waited_for: set[int] = set()
 
     async def send(self, body: dict[str, Any], route: str = CHAT) -> Reply:
         fault = body["model"].rpartition("/")[2]
-        if fault == "hang":
-            await asyncio.sleep(NEVER_S)
-        if fault == "rate-limited":
-            return _Script(429, {"retry-after": "7"}, iter([(0.0, b'{"error":{"message":"slow down","code":429}}')]))
         if fault == "error":
             return _Script(500, {}, iter([(0.0, b'{"error":{"message":"broken","code":500}}')]))
-        if route == CHAT:
-            answer = _answer(body)
-        else:
-            answer = sandbox_media.embeddings(body) if route == EMBEDDINGS else sandbox_media.images(body)
-        return _Script(200, {}, _streamed(answer, fault) if body.get("stream") else _whole(answer, fault))
+        user_id = _who_waits(fault)
+        if fault == "rate-limited" or user_id in self._waited_for:
+            return _Script(429, {"retry-after": "7"}, iter([(0.0, b'{"error":{"message":"slow down","code":429}}')]))
+        if user_id is None:
+            return await _answered(body, route, fault)
+        self._waited_for.add(user_id)
+        try:
+            script = await _answered(body, route, fault)
+        except BaseException:
+            self._waited_for.discard(user_id)
+            raise
+        script.at_end = lambda: self._waited_for.discard(user_id)
+        return script
+
+
+def _who_waits(fault: str) -> int | None:
+    """Whose request waits, where it does and one user may have one such request at a time."""
+    request = telemetry.serving()
+    if fault not in WAITING or settings.stage == "dev" or request is None:
+        return None
+    user_id: int | None = request.marks.get("user_id")
+    return user_id
+
+
+def _never_s() -> float:
+    return NEVER_S if settings.stage == "dev" else MOST_WAIT_S
+
+
+async def _answered(body: dict[str, Any], route: str, fault: str) -> _Script:
+    """The answer to a request. Raises InvalidRequest for one that asks for too much, ProviderError after `hang`."""
+    if fault == "hang":
+        await asyncio.sleep(_never_s())
+        raise ProviderError("The provider broke off its answer.")
+    if route == CHAT:
+        answer = _answer(body)
+    else:
+        answer = await sandbox_media.embeddings(body) if route == EMBEDDINGS else sandbox_media.images(body)
+    return _Script(200, {}, _streamed(answer, fault) if body.get("stream") else _whole(answer, fault))
 
 
 class _Script:
@@ -63,7 +105,8 @@ class _Script:
 
     def __init__(self, status: int, headers: Mapping[str, str], timeline: Timeline) -> None:
         self.status, self.headers, self._timeline = status, headers, timeline
-        self._due, self._next = 0.0, b""
+        self._due, self._next, self._sent = 0.0, b"", 0
+        self.at_end: Callable[[], None] = lambda: None
 
     async def read(self, wait: float) -> bytes | None:
         if not self._due:
@@ -73,8 +116,9 @@ class _Script:
         if remaining > wait:
             await asyncio.sleep(wait)
             return None
-        if remaining > 0:
-            await asyncio.sleep(remaining)
+        self._sent += 1
+        if remaining > 0 or self._sent % TURNS == 0:
+            await asyncio.sleep(max(0.0, remaining))
         self._due = 0.0
         if self._next == _CUT:
             raise ProviderError("The provider broke off its answer.")
@@ -82,6 +126,7 @@ class _Script:
 
     def close(self) -> None:
         self._timeline = iter(())
+        self.at_end()
 
 
 _CUT = b"\0cut"
@@ -95,7 +140,7 @@ def _whole(answer: dict[str, Any], fault: str) -> Timeline:
         encoded = encoded[: len(encoded) // 2]
     if fault in ("cut", "stall"):
         yield 0.0, encoded[: len(encoded) // 2]
-        yield (NEVER_S, b"") if fault == "stall" else (0.0, _CUT)
+        yield _never_s() if fault == "stall" else 0.0, _CUT
     elif fault == "over-long":
         yield 0.0, encoded[:-1]
         for _ in range(40):
@@ -111,10 +156,8 @@ def _streamed(answer: dict[str, Any], fault: str) -> Timeline:
             yield 0.0, sse.event(b'{"choices":[{"delta":')
         if sent == 4 and fault == "over-long":
             yield 0.0, b"data: " + b"x" * (sse.MAX_EVENT_BYTES + 1)
-        if sent == 4 and fault == "cut":
-            yield 0.0, _CUT
-        if sent == 4 and fault == "stall":
-            yield NEVER_S, b""
+        if sent == 4 and fault in ("cut", "stall"):
+            yield _never_s() if fault == "stall" else 0.0, _CUT
         if not chunk["choices"] and fault == "no-usage":
             continue
         yield SLOW_S if fault == "slow" and sent == 0 else 0.0, sse.event(msgspec.json.encode(chunk))
@@ -157,7 +200,9 @@ def _tokens(text: str) -> int:
 
 
 def _answer(body: dict[str, Any]) -> dict[str, Any]:
-    """A whole completion for a request."""
+    """A whole completion for a request. Raises InvalidRequest for one that asks for too much."""
+    if (body.get("n") or 1) > MAX_CHOICES:
+        raise InvalidRequest(f"The sandbox answers with {MAX_CHOICES} choices at most.", param="n")
     said = [_said(message) for message in body["messages"]]
     prompt = sum(_tokens(text) + MESSAGE_TOKENS + IMAGE_TOKENS * images for text, images in said)
     budget = min(body.get(name) or 4096 for name in ("max_tokens", "max_completion_tokens"))
@@ -191,13 +236,14 @@ def _message(body: dict[str, Any], budget: int) -> tuple[dict[str, Any], str]:
     text, images = _said(last)
     wanted = body.get("response_format") or {}
     if wanted.get("type") == "json_schema":
-        answer = msgspec.json.encode(_example((wanted.get("json_schema") or {}).get("schema") or {})).decode()
+        answer = _written((wanted.get("json_schema") or {}).get("schema") or {}, "response_format")
     elif wanted.get("type") == "json_object":
         answer = msgspec.json.encode({"you_said": text}).decode()
     else:
         seen = f" I see {images} image{'s' * (images > 1)}." if images else ""
         answer = f"You said: {text}{seen} This is the sandbox: it answers the same every time."
-    cut = answer.encode()[: budget * BYTES_PER_TOKEN].decode(errors="ignore")
+    most = min(budget * BYTES_PER_TOKEN, MAX_ECHO_BYTES)
+    cut = answer[:most].encode()[:most].decode(errors="ignore")
     return {"role": "assistant", "content": cut, "refusal": None}, "stop" if cut == answer else "length"
 
 
@@ -216,9 +262,16 @@ def _call(tools: list[dict[str, Any]], choice: Any, body: dict[str, Any]) -> dic
     chosen = (choice.get("function") or {}).get("name") if isinstance(choice, dict) else None
     function = next((f for f in functions if f.get("name") == chosen), functions[0])
     seed = hashlib.sha256(msgspec.json.encode(body["messages"])).hexdigest()[:24]
-    arguments = msgspec.json.encode(_example(function.get("parameters") or {})).decode()
+    arguments = _written(function.get("parameters") or {}, "tools")
     name = str(function.get("name", ""))
     return {"id": f"call_{seed}", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _written(schema: Any, param: str) -> str:
+    """JSON that fits a schema; it is some times the schema's size at most. Raises InvalidRequest for a large one."""
+    if len(msgspec.json.encode(schema)) > MAX_SCHEMA_BYTES:
+        raise InvalidRequest(f"The sandbox takes schemas of {MAX_SCHEMA_BYTES:,} bytes at most.", param=param)
+    return msgspec.json.encode(_example(schema)).decode()
 
 
 def _example(schema: Any, depth: int = 0) -> Any:

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import struct
 import zlib
 from typing import Any
 
+from gateway.errors import InvalidRequest
+
 DIMENSIONS = 64
+MAX_DIMENSIONS = 4096
+MAX_NUMBERS = 1 << 18
+"""Of all vectors of an answer together."""
 SIDE = 64
 """Pixels of an image, whatever size was asked for: it is here to be shown, not to be looked at."""
 BYTES_PER_TOKEN = 4
 
 
-def embeddings(body: dict[str, Any]) -> dict[str, Any]:
-    """A list of unit vectors, as floats or base64 of little-endian float32."""
-    given = body["input"]
+async def embeddings(body: dict[str, Any]) -> dict[str, Any]:
+    """A list of unit vectors, as floats or base64 of little-endian float32.
+
+    Raises InvalidRequest for more than 4,096 dimensions, or 262,144 numbers in all.
+    """
+    given, dimensions = body["input"], body.get("dimensions") or DIMENSIONS
     texts = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
-    vectors = [_vector(text, body.get("dimensions") or DIMENSIONS) for text in texts]
+    if dimensions > MAX_DIMENSIONS or dimensions * len(texts) > MAX_NUMBERS:
+        most = f"{MAX_DIMENSIONS:,} dimensions, and {MAX_NUMBERS:,} numbers in an answer"
+        raise InvalidRequest(f"The sandbox embeds in at most {most}.", param="dimensions")
+    return await asyncio.to_thread(_embedded, body, texts, dimensions)
+
+
+def _embedded(body: dict[str, Any], texts: list[Any], dimensions: int) -> dict[str, Any]:
+    vectors = [_vector(text, dimensions) for text in texts]
     if body.get("encoding_format") == "base64":
         told: list[Any] = [base64.b64encode(struct.pack(f"<{len(v)}f", *v)).decode() for v in vectors]
     else:
