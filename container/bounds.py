@@ -7,6 +7,7 @@ the app. Where an API Gateway stands in front it has such limits; a container's 
                                                                                 request for longest gives way; 503 when
                                                                                 all are being answered
     requests in a row       8 wait behind one that is being answered            closed
+    a reader that stops     90 s without taking what waits for it               closed
 
 Bodies' bytes are the app's to count (gateway.http.edge, gateway.http.room).
 """
@@ -31,6 +32,8 @@ MAX_HEAD_BYTES = 64 << 10
 MAX_HEAD_LINES = 200
 MAX_CONNECTIONS = 1000
 MAX_PIPELINED = 8
+READER_S = 90.0
+"""Longer than an answer waits for a client that takes nothing (gateway.http.reply): it is settled before."""
 
 HEAD_TOO_LARGE = f"The request's address and headers may have {MAX_HEAD_BYTES:,} bytes and {MAX_HEAD_LINES} lines."
 
@@ -43,6 +46,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
         self._refusal: GatewayError | None = None
         self._is_in_body = False
         self._around_bytes = self._body_bytes = 0
@@ -59,8 +63,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._expire_after(HEAD_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._is_read()
         self._has_arrived()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Bytes wait that the client does not take. Closing would wait for it, too; so the connection is cut."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(READER_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._is_read()
+
+    def _is_read(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def data_received(self, data: bytes) -> None:
         if self._deadline is None:

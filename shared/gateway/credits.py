@@ -47,6 +47,8 @@ class Offer(msgspec.Struct, frozen=True):
     """The user's own key of the provider, sealed: what goes through it takes no credits."""
     tiers: list[Tier] | None = None
     """Ascending."""
+    context_length: int | None = None
+    """Tokens of the model that the prompt and the answer share."""
 
 
 class Level(msgspec.Struct, frozen=True):

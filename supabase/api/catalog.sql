@@ -4,7 +4,8 @@ create type api.offer as (
   model text, provider text, upstream_id text, max_output_tokens integer,
   prompt_price bigint, completion_price bigint, request_price bigint, cache_read_price bigint, cache_write_price bigint,
   sealed text, -- the user's own key of the provider: such an offer takes no credits
-  tiers jsonb -- prices of longer prompts (gateway.offers)
+  tiers jsonb, -- prices of longer prompts (gateway.offers)
+  context_length integer -- of the model, in tokens: the prompt and the answer share it
 );
 
 -- What an offer asks for one image, in nano-dollars per million images; null when it sells none of that size and quality. Where
@@ -37,7 +38,8 @@ returns setof api.offer language sql stable rows 5 as $$
          case when kind = 'image' then 0 else o.prompt_price end, coalesce(i.price, o.completion_price),
          case when kind = 'image' then 0 else o.request_price end,
          case when kind = 'image' then 0 else coalesce(o.cache_read_price, o.prompt_price) end,
-         case when kind = 'image' then 0 else coalesce(o.cache_write_price, o.prompt_price) end, null::text, o.tiers
+         case when kind = 'image' then 0 else coalesce(o.cache_write_price, o.prompt_price) end, null::text, o.tiers,
+         m.context_length
     from jsonb_array_elements_text(models) with ordinality wanted (id, place)
     join gateway.models m on m.id = wanted.id and m.is_active and m.kind = offers_of.kind
     join gateway.offers o on o.model_id = m.id and o.is_active and api.is_priced(o)
@@ -64,10 +66,10 @@ $$;
 create function api.own_offers(user_id bigint, own_providers text[], models jsonb, preferences jsonb, kind text, image jsonb)
 returns setof api.offer language sql stable rows 5 as $$
   select o.model, o.provider, o.upstream_id, o.max_output_tokens, o.prompt_price, o.completion_price, o.request_price,
-         o.cache_read_price, o.cache_write_price, k.sealed, o.tiers
+         o.cache_read_price, o.cache_write_price, k.sealed, o.tiers, o.context_length
     from api.offers_of(models, to_jsonb(own_providers), preferences, kind, image) with ordinality
            o (model, provider, upstream_id, max_output_tokens, prompt_price, completion_price, request_price, cache_read_price,
-              cache_write_price, sealed, tiers, n)
+              cache_write_price, sealed, tiers, context_length, n)
     join gateway.provider_keys k on k.user_id = own_offers.user_id and k.provider = o.provider
    order by o.n
 $$;
@@ -76,7 +78,7 @@ $$;
 create function api.sandbox_offers(models jsonb, kind text)
 returns setof api.offer language sql stable rows 1 as $$
   select m.id, 'sandbox', m.id, case when kind = 'chat' then m.max_output_tokens else 1 end, 0::bigint, 0::bigint, 0::bigint,
-         0::bigint, 0::bigint, null::text, null::jsonb
+         0::bigint, 0::bigint, null::text, null::jsonb, m.context_length
     from jsonb_array_elements_text(models) with ordinality wanted (id, place)
     join gateway.models m on m.id = wanted.id and m.is_active and m.kind = sandbox_offers.kind
    order by wanted.place

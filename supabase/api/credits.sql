@@ -120,7 +120,7 @@ language sql stable rows 1 as $$
              + o.request_price else 0 end as fixed,
            case when o.sealed is null then greatest(o.completion_price, t.completion)::numeric * fit.choices else 0 end as rate, fit.budget_nano::numeric * 1000000 as budget
       from unnest(fit.candidates) with ordinality o (model, provider, upstream_id, max_output_tokens, prompt_price,
-             completion_price, request_price, cache_read_price, cache_write_price, sealed, tiers, n)
+             completion_price, request_price, cache_read_price, cache_write_price, sealed, tiers, context_length, n)
       left join lateral (
         select max(greatest(x.prompt_price, x.cache_read_price, x.cache_write_price)) as prompt, max(x.completion_price) as completion
           from jsonb_to_recordset(o.tiers) x (above_tokens bigint, prompt_price bigint, completion_price bigint,

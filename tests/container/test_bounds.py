@@ -243,3 +243,23 @@ async def test_who_is_being_answered_does_not(port: Port, monkeypatch: pytest.Mo
     port.app.may_answer.set()
     for wire in served:
         assert (await wire.answer()).endswith(b"\r\n\r\n0")
+
+
+async def test_a_reader_that_stops_is_cut_although_bytes_wait_for_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bounds, "READER_S", SOON_S)
+    is_cut = asyncio.Event()
+
+    async def endless(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        leaving = asyncio.ensure_future(receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not leaving.done():
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+            await asyncio.sleep(0)
+        is_cut.set()
+
+    async with listening(endless, BoundedProtocol) as url:
+        _, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port, limit=1024)
+        writer.write(WHOLE)
+        await asyncio.wait_for(is_cut.wait(), 20)
+        writer.transport.abort()

@@ -113,9 +113,21 @@ class Bill:
         self._first_byte = time.monotonic()
 
     def ceiling(self, offer: Offer) -> int:
-        """Completion tokens, per choice, that the hold assumed for one of its offers (api.fit)."""
-        limits = (self.call.request.asked_tokens, self.hold.max_tokens, offer.max_output_tokens)
+        """Completion tokens, per choice: at most what the hold assumed for one of its offers (api.fit)."""
+        asked = self.call.request.asked_tokens
+        limits = (asked, self.hold.max_tokens, offer.max_output_tokens, None if asked else self._room(offer))
         return min(limit for limit in limits if limit is not None)
+
+    def _room(self, offer: Offer) -> int | None:
+        """Tokens that an answer without a ceiling of its caller's may have beside its prompt. Servers refuse a ceiling
+        that leaves the prompt no room (vLLM: prompt + max_tokens above the context is a 400). Where the prompt's bound
+        fills the context, half of what its estimate leaves: the estimate may be too low.
+        """
+        if offer.context_length is None:
+            return None
+        bounds = self.call.bounds
+        beside_bound = offer.context_length - bounds.prompt_tokens
+        return max(1, beside_bound, (offer.context_length - bounds.likely_prompt_tokens) // 2)
 
     def upstream_body(self, offer: Offer, provider: Provider) -> dict[str, Any]:
         """The caller's body for one offer: its own name of the model, usage always, and the ceiling that was held."""
