@@ -1,7 +1,7 @@
 -- Replaces every function at once: what is in this folder is what runs, and nothing stale survives.
 -- What is granted to a role runs as the owner of the tables, with no search_path; its parts run as it does and are granted
 -- to nobody. Locks are taken in one order everywhere: rate_limit_buckets, users, credit_holds, idempotency_keys, key_usage,
--- chat_sessions, offer_health (which nobody waits for).
+-- chat_sessions, storage (several in order of user_id), offer_health (which nobody waits for).
 begin;
 set local role gateway_owner;
 drop schema api cascade;
