@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from chat.calls import anthropic_key_of, call_of, caller_of, in_session, raw_body, translated
 from gateway import responses
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.http.bearer import key_of
 from gateway.http.reply import Reply
 from gateway.inference import (
@@ -23,6 +23,7 @@ from gateway.inference import (
     metering,
     quotes,
     responses_request,
+    stored_numbers,
 )
 from gateway.inference.bill import Call
 from gateway.inference.chat import Chat
@@ -31,6 +32,9 @@ from gateway.inference.messages_request import MessagesRequest
 from gateway.inference.requests import CompletionRequest, EmbeddingRequest, ImageRequest, document, parse, read
 from gateway.inference.responses import Responses
 from gateway.inference.responses_request import ResponsesRequest
+
+MOST_ITEMS = 100
+"""Items of a response's input that are listed at once."""
 
 
 async def create_completion(request: Request) -> Reply:
@@ -72,6 +76,8 @@ async def create_response(request: Request) -> Reply:
     key, raw = key_of(request), await raw_body(request)
     body = document(raw)
     wanted = read(body, ResponsesRequest)
+    if wanted.store is not False:
+        stored_numbers.refuse_wide(raw, body)
     before, previous_id = [], wanted.previous_response_id
     if previous_id is not None:
         before = await responses.items(previous_id, **caller_of(request))
@@ -86,8 +92,11 @@ async def get_response(request: Request) -> Response:
 
 
 async def list_response_inputs(request: Request) -> Response:
-    """List the items that went into a stored response."""
-    return _json(await responses.inputs(request.path_params["id"], **caller_of(request)))
+    """List the items that went into a stored response: those after the id `after`, at most `limit`."""
+    after, limit = request.query_params.get("after"), request.query_params.get("limit", str(MOST_ITEMS))
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:4]) <= MOST_ITEMS):
+        raise InvalidRequest(f"limit is a number from 1 to {MOST_ITEMS}.", param="limit")
+    return _json(await responses.inputs(request.path_params["id"], after, int(limit), **caller_of(request)))
 
 
 async def delete_response(request: Request) -> Response:
