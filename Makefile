@@ -9,9 +9,14 @@ ON_EACH_POSTGRES := tests/database tests/properties/test_ledger.py tests/propert
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock" --exclude-newer "7 days"
 
-export SAM_CLI_TELEMETRY := 0
+# A worker for each core takes the tests as they come; one that dies ends the run.
+ON_EACH_CORE := --progress --numprocesses auto --dist worksteal --max-worker-restart 0 --durations 10
 
-.PHONY: help run mail job operator openapi migrate logins restart check format types imports template architecture test versions sam-local-test clients bench cost scale build lock deploy clean
+export SAM_CLI_TELEMETRY := 0
+# Every function and test is a process that would compile its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help run mail job operator openapi migrate logins restart check format types imports template architecture test quick versions sam-local-test clients bench cost scale build lock deploy clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -63,7 +68,10 @@ architecture:
 	$(BIN)/pytest -q tests/architecture
 
 test: $(DEV) ## all tests, on a real Postgres and real Lambda processes
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q $(ON_EACH_CORE)
+
+quick: $(DEV) ## the tests that start no process, no Postgres either: within a minute
+	$(BIN)/pytest -q $(ON_EACH_CORE) -m "not process and not clients and not sam_local"
 
 versions: $(DEV) tests/versions/node_modules ## what concerns the database, on each Postgres that Supabase runs; needs Node
 	@for postgres in $(CURDIR)/tests/versions/node_modules/*/native/bin; do \

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from random import Random  # noqa: TID251 - an order that a seed brings back is what it is for
+from typing import Any
+
+import pytest
 
 # gateway.settings reads the environment once, at import
 os.environ |= {
@@ -27,4 +32,44 @@ pytest_plugins = [
     "tests.harness.upstream",
     "tests.harness.built",
     "tests.harness.events",
+    "tests.harness.progress",
 ]
+
+type Chance = Random
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> Chance:
+    """Chance that `--randomly-seed` of the same run brings back."""
+    return Random(request.config.getoption("randomly_seed"))  # noqa: S311 - an order, not a secret
+
+
+STARTS_PROCESSES = {"server", "built", "bare_python", "image", "aws", "strict_server", "mortal_server", "docker"}
+"""Fixtures whose tests have the mark `process` by themselves."""
+running: list[pytest.Item] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before `-m` chooses."""
+    for item in items:
+        if STARTS_PROCESSES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("process")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    running.append(item)
+    try:
+        return (yield)
+    finally:
+        running.pop()
+
+
+def _watch(event: str, _: tuple[Any, ...]) -> None:
+    """Let no test start a process without the mark, or `make quick` would not be quick."""
+    if event == "subprocess.Popen" and running and not running[-1].get_closest_marker("process"):
+        raise RuntimeError(f"{running[-1].nodeid} starts a process: give it the mark process")
+
+
+sys.addaudithook(_watch)

@@ -64,6 +64,7 @@ async def test_a_refusal_and_a_replay_cost_one_call(gateway: InProcess):
     assert gateway.line.calls == ["authorize"]
 
 
+@pytest.mark.process
 def test_one_http_client() -> None:
     """aiohttp; the standard library's client stays for one signed call to AWS."""
     code = "import sys, chat.handler; from gateway import database; print(*sys.modules)"

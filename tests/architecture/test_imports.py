@@ -9,6 +9,8 @@ import pytest
 
 from tests.architecture.functions import ROOT, run_python
 
+pytestmark = pytest.mark.process
+
 HEAVY = {"aws_xray_sdk", "boto3", "botocore", "openai", "requests", "resend", "stripe"}
 """Each costs 115 to 490 ms; no function that a caller waits for needs one to start."""
 SECOND_CLIENTS = {"fastapi", "httpx", "supabase"}

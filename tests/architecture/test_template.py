@@ -81,6 +81,7 @@ def test_refusals_of_api_gateway_have_openais_error_body(source: Resource) -> No
     assert refusals["MISSING_AUTHENTICATION_TOKEN"]["StatusCode"] == 404
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("function", sorted(HTTP_FUNCTIONS))
 def test_the_apps_routes_are_the_templates_routes(resources: dict[str, Resource], function: str) -> None:
     declared = {
@@ -96,6 +97,7 @@ def test_each_function_with_a_route_is_compared_with_its_app(resources: dict[str
     assert {function for function, *_ in integrations(resources)} == HTTP_FUNCTIONS
 
 
+@pytest.mark.process
 def test_each_schedule_names_a_job(resources: dict[str, Resource]) -> None:
     schedules = of_type(resources, "AWS::Scheduler::Schedule").values()
     scheduled = {json.loads(schedule["Target"]["Input"])["job"] for schedule in schedules}

@@ -49,6 +49,7 @@ async def test_a_container_can_have_routes_of_its_own(monkeypatch: pytest.Monkey
     assert answers[1].json()["error"]["code"] == "method_not_allowed"
 
 
+@pytest.mark.process
 async def test_a_group_without_its_settings_is_left_out_and_the_others_serve():
     async with started(DATABASE_URL=ENVIRONMENT["DATABASE_URL"]) as process:
         url = f"http://127.0.0.1:{(await process.logged('listening'))['port']}"
@@ -61,6 +62,7 @@ async def test_a_group_without_its_settings_is_left_out_and_the_others_serve():
     assert (line["group"], "STRIPE_WEBHOOK_SECRET" in line["reason"]) == ("stripe_webhook", True)
 
 
+@pytest.mark.process
 async def test_without_the_settings_that_all_need_it_does_not_start():
     async with started(STAGE="") as process:
         assert await process.ended() == 1

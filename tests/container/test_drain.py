@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from tests.harness.gateway import Told
     from tests.harness.postgres import Database
 
+pytestmark = pytest.mark.process
+
 STREAMS = 40
 REQUESTS = 200
 CLIENTS = 25

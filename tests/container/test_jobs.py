@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from local.stripe import Stripe
     from tests.harness.postgres import Database
 
+pytestmark = pytest.mark.process
+
 SWEEP = Schedule("Sweep", "rate(1 minute)", FUNCTION, '{"job": "expire_holds"}')
 
 

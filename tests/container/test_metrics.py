@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,6 +18,8 @@ from tests.harness.rie import free_ports
 
 if TYPE_CHECKING:
     from tests.harness.postgres import Database
+
+pytestmark = pytest.mark.process
 
 type Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

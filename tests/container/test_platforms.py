@@ -21,6 +21,8 @@ from tests.container.process import ROOT, started
 from tests.container.test_image import NOT_COPIED
 from tests.harness.gateway import NOBODY, provider
 
+pytestmark = pytest.mark.process
+
 LIMITS = {function.name: function.timeout_s for function in load(ROOT / "template.yaml", "").functions}
 COMMANDS = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
 ASK = """

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from tests.harness.builders import Caller
 
+pytestmark = pytest.mark.process
+
 ROOT = schema.SUPABASE.parent
 CALLERS = """
 select p.proname, array_agg(r.rolname::text)
@@ -36,9 +38,9 @@ select p.proname, array_agg(r.rolname::text)
 
 
 @pytest.fixture
-def projects(tmp_path: Path) -> Iterator[tuple[str, str]]:
+def projects() -> Iterator[tuple[str, str]]:
     """Two new Supabase projects: a server each."""
-    with supabase(binaries(), tmp_path / "one") as one, supabase(binaries(), tmp_path / "other") as other:
+    with supabase(binaries()) as one, supabase(binaries()) as other:
         yield one, other
 
 

@@ -22,6 +22,7 @@ from gateway.database.postgres import Postgres
 from gateway.database.supabase import Supabase
 from local import postgres, postgrest
 from tests.harness.postgres import Database, binaries, prepare
+from tests.harness.scratch import scratch
 from tests.harness.web import Wire, served
 
 if TYPE_CHECKING:
@@ -258,15 +259,16 @@ async def test_a_replaced_function_may_take_other_types(transport: Database) -> 
 
 
 @pytest.fixture(scope="module")
-def mortal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Server]:
+def mortal_server() -> Iterator[postgres.Server]:
     """A server that tests may stop."""
-    server = postgres.Server(binaries(), tmp_path_factory.mktemp("mortal") / "data", durable=False)
-    server.start()
-    try:
-        asyncio.run(prepare(server))
-        yield server
-    finally:
-        server.stop()
+    with scratch("mortal") as folder:
+        server = postgres.Server(binaries(), folder / "data", durable=False)
+        server.start()
+        try:
+            asyncio.run(prepare(server))
+            yield server
+        finally:
+            server.stop()
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from tests.harness.project import Project
 
+pytestmark = pytest.mark.process
+
 SERVERS = list(dict.fromkeys([binaries(), *postgres.found()]))
 LOGINS = "20261125000005_logins.sql"
 ROOT = schema.SUPABASE.parent
@@ -59,9 +61,9 @@ class Signature(NamedTuple):
 
 
 @pytest.mark.parametrize("server_binaries", SERVERS, ids=lambda folder: folder.parts[-2])
-def test_an_empty_database_of_each_postgres_here(server_binaries: Path, tmp_path: Path) -> None:
+def test_an_empty_database_of_each_postgres_here(server_binaries: Path) -> None:
     """As a new Supabase project's operator, who is no superuser."""
-    with supabase(server_binaries, tmp_path / "data") as url:
+    with supabase(server_binaries) as url:
         versions = [schema._version(file) for file in sorted((schema.SUPABASE / "migrations").glob("*.sql"))]
         assert asyncio.run(schema.apply(url)) == versions
         assert asyncio.run(schema.apply(url)) == []
@@ -77,7 +79,7 @@ def test_databases_of_one_server_may_be_migrated_at_once(
     monkeypatch.setattr(schema, "LOCK_TIMEOUT_MS", 60_000)  # they do wait for each other
     before = tmp_path / "before"
     shutil.copytree(schema.SUPABASE / "migrations", before / "migrations", ignore=from_logins_on)
-    with supabase(server_binaries, tmp_path / "data") as url:
+    with supabase(server_binaries) as url:
         asyncio.run(at_once(url, before))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import secrets
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     import httpx
 
     from local.stripe import Stripe
+    from tests.conftest import Chance
     from tests.harness.gateway import InProcess
 
 START = 100 * NANO
@@ -87,12 +87,14 @@ async def test_a_package_is_what_the_operator_says(gateway: InProcess, stripe: S
     assert await gateway.balance() == START + 27 * NANO
 
 
-async def test_each_event_five_times_shuffled_from_four_at_once_is_credited_once(gateway: InProcess, stripe: Stripe):
+async def test_each_event_five_times_shuffled_from_four_at_once_is_credited_once(
+    gateway: InProcess, stripe: Stripe, chance: Chance
+):
     """Half of them before we have written down under which ids Stripe has the payment."""
     opened = await bought(gateway, stripe)
     await gateway.books.execute("update gateway.payments set session_id = null, intent_id = null")
     signed = [stripe.signed(event) for event in stripe.events] * 5
-    secrets.SystemRandom().shuffle(signed)
+    chance.shuffle(signed)
 
     async def deliver(part: list[tuple[bytes, dict[str, str]]]) -> list[int]:
         answers = [

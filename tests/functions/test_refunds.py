@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import secrets
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import httpx
 
     from local.stripe import Stripe
+    from tests.conftest import Chance
     from tests.harness.gateway import InProcess
 
 
@@ -106,7 +106,9 @@ async def test_a_question_of_a_bank_freezes_nothing(gateway: InProcess, stripe: 
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_refund_and_dispute_in_any_order_end_at_the_same_balance(gateway: InProcess, stripe: Stripe, seed: int):
+async def test_refund_and_dispute_in_any_order_end_at_the_same_balance(
+    gateway: InProcess, stripe: Stripe, seed: int, chance: Chance
+):
     """And the events about them: shuffled, each three times."""
     opened = await bought(gateway, stripe)
     orders = list(itertools.permutations(["refund", "dispute", "lost"]))
@@ -123,7 +125,7 @@ async def test_refund_and_dispute_in_any_order_end_at_the_same_balance(gateway: 
     for twin in [each for each in stripe._of("dispute") if each["status"] != "lost"]:
         stripe.close(twin["id"], "won")
     events = stripe.events * 3
-    secrets.SystemRandom().shuffle(events)
+    chance.shuffle(events)
     stripe.events = events
     await delivered(stripe)
     assert await gateway.balance() == START
@@ -216,6 +218,7 @@ async def test_forged_events_are_refused_and_not_kept(gateway: InProcess, stripe
     assert await gateway.tables() == before
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("secret", ["", "STRIPE_SECRET_KEY"])
 def test_without_the_secret_that_stripe_signs_with_its_function_does_not_start(secret: str):
     changes = {secret or "STRIPE_WEBHOOK_SECRET": ""}

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from botocore.session import get_session
-from moto.server import ThreadedMotoServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +16,8 @@ REGION = "us-east-1"
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[str]:
     """Its address; with nothing in it."""
+    from moto.server import ThreadedMotoServer  # a second of imports, for the few tests that want an AWS
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -32,6 +32,8 @@ def cloud() -> Iterator[str]:
 
 def client(service: str, cloud: str) -> Any:
     """AWS's own client of a service."""
+    from botocore.session import get_session  # the same
+
     return get_session().create_client(
         service, REGION, endpoint_url=cloud, aws_access_key_id="AKID", aws_secret_access_key="x"
     )

@@ -1,10 +1,9 @@
-"""One embedded Postgres for all tests, and a fresh database with the product's schema for each that asks."""
+"""One embedded Postgres for each worker, and a fresh database with the product's schema for each test that asks."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,33 @@ import asyncpg
 import msgspec
 import pytest
 
-from local import postgres, schema
+from local import postgres, schema, seed
+from tests.harness.databases import Databases
+from tests.harness.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-TEMPLATE = "template_gateway"
+EMPTY, SEEDED = "template_gateway", "template_seeded"
+"""The schema alone; and with the seed's models, customer and operator in it."""
+WANT_SEED = {"gateway", "customer"}
+"""Fixtures whose test finds the seed in its database."""
+SPARE_MONTHS = """
+do $$
+declare month regclass;
+begin
+  for month in
+    select c.oid from pg_inherits i join pg_class c on c.oid = i.inhrelid
+     where i.inhparent = 'gateway.usage_records'::regclass
+       and c.relname ~ '^usage_records_[0-9]{4}_[0-9]{2}$'
+       and to_date(right(c.relname, 7), 'YYYY_MM')
+           not between date_trunc('month', now(), 'UTC') and date_trunc('month', now(), 'UTC') + interval '6 months'
+  loop
+    execute format('drop table %s', month);
+  end loop;
+end $$;
+"""
+"""Drops the months of usage that api.add_months does not ask for: each is five files to copy for every test."""
 
 SUPABASE_ROLES = """
 create role anon nologin noinherit;
@@ -35,6 +55,8 @@ class Database(msgspec.Struct, frozen=True):
     """As the operator, a superuser."""
     service: str
     """As all functions may log in: `gateway`, a member of service_role."""
+    seeded: seed.Seeded | None = None
+    """The keys of the seed, where it is in the database already."""
 
     def login(self, group: str) -> str:
         """As one function logs in, with the role of its group."""
@@ -65,44 +87,60 @@ async def prepare(server: postgres.Server) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Server]:
-    """A running Postgres that holds the template of every test's database."""
-    started = postgres.Server(binaries(), tmp_path_factory.mktemp("postgres") / "data", durable=False)
-    started.start()
+def server() -> Iterator[postgres.Server]:
+    """A running Postgres of this worker's own."""
+    with scratch("postgres") as folder:
+        started = postgres.Server(binaries(), folder / "data", durable=False)
+        started.start()
+        try:
+            asyncio.run(prepare(started))
+            yield started
+        finally:
+            started.stop()
+
+
+class Templates(msgspec.Struct, frozen=True):
+    """What a test's database may be a copy of, and the keys that are in the seeded one."""
+
+    databases: Databases
+    seeded: seed.Seeded
+
+
+@pytest.fixture(scope="session")
+def templates(server: postgres.Server) -> Iterator[Templates]:
+    """Databases to be had, like the template of either kind."""
+    seeded = asyncio.run(_make_templates(server))
+    databases = Databases(server)
     try:
-        asyncio.run(_make_template(started))
-        yield started
+        yield Templates(databases, seeded)
     finally:
-        started.stop()
+        databases.close()
 
 
 @pytest.fixture
-async def database(server: postgres.Server) -> AsyncIterator[Database]:
+async def database(
+    request: pytest.FixtureRequest, server: postgres.Server, templates: Templates
+) -> AsyncIterator[Database]:
     """A database of its own, whose ledger must be whole when the test is over."""
-    name = f"test_{secrets.token_hex(4)}"
-    operator = await asyncpg.connect(server.url())
+    seeded = templates.seeded if WANT_SEED.intersection(request.fixturenames) else None
+    name = await templates.databases.take(SEEDED if seeded else EMPTY)
     try:
-        await operator.execute(f"create database {name} template {TEMPLATE}")
-        if await operator.fetchval("select true from pg_roles where rolname = 'gateway_owner'"):
-            # a database's own grants are no part of its template
-            await operator.execute(f"grant create on database {name} to gateway_owner")
-        try:
-            yield Database(server.url(name), server.url(name, schema.FUNCTIONS_LOGIN))
-            assert await _violations(server.url(name)) == []
-        finally:
-            await operator.execute(f"drop database {name} with (force)")
+        yield Database(server.url(name), server.url(name, schema.FUNCTIONS_LOGIN), seeded)
+        assert await _violations(server.url(name)) == []
     finally:
-        await operator.close()
+        templates.databases.give_back(name)
 
 
-async def _make_template(server: postgres.Server) -> None:
-    await prepare(server)
+async def _make_templates(server: postgres.Server) -> seed.Seeded:
     operator = await asyncpg.connect(server.url())
     try:
-        await operator.execute(f"create database {TEMPLATE}")
+        await operator.execute(f"create database {EMPTY}")
+        await schema.apply(server.url(EMPTY))
+        await Database(server.url(EMPTY), "").execute(SPARE_MONTHS)
+        await operator.execute(f"create database {SEEDED} template {EMPTY}")
+        return await seed.seed(server.url(SEEDED))
     finally:
         await operator.close()
-    await schema.apply(server.url(TEMPLATE))
 
 
 async def _violations(url: str) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import pytest
 
 from local import postgres, schema
 from tests.harness.postgres import SUPABASE_ROLES
+from tests.harness.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -29,15 +30,16 @@ async def dump(url: str) -> list[str]:
 
 
 @contextmanager
-def supabase(binaries: Path, data: Path) -> Iterator[str]:
+def supabase(binaries: Path) -> Iterator[str]:
     """A server like a new Supabase project; the address of its operator, who is no superuser there."""
-    server = postgres.Server(binaries, data, durable=False)
-    server.start()
-    try:
-        asyncio.run(_prepare(server.url()))
-        yield server.url(user="operator")
-    finally:
-        server.stop()
+    with scratch("supabase") as folder:
+        server = postgres.Server(binaries, folder / "data", durable=False)
+        server.start()
+        try:
+            asyncio.run(_prepare(server.url()))
+            yield server.url(user="operator")
+        finally:
+            server.stop()
 
 
 async def _prepare(url: str) -> None:

@@ -21,9 +21,12 @@ from tests.database.grants import MAY_EXECUTE
 from tests.harness.cloud import REGION, client
 from tests.harness.gateway import TEMPLATE
 from tests.harness.postgres import binaries, prepare
+from tests.harness.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+pytestmark = pytest.mark.process
 HBA = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 MINE = """
 select proname from pg_proc where pronamespace = 'api'::regnamespace and has_function_privilege(oid, 'execute')
@@ -32,20 +35,20 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "x"}
 
 
 @pytest.fixture(scope="module")
-def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Server]:
+def strict_server() -> Iterator[postgres.Server]:
     """A server that asks everybody but its operator for a password."""
-    data = tmp_path_factory.mktemp("strict") / "data"
-    server = postgres.Server(binaries(), data, durable=False)
-    server.start()
-    try:
-        asyncio.run(prepare(server))
-        asyncio.run(schema.apply(server.url()))
-        server.stop()
-        (data / "pg_hba.conf").write_text(HBA)
+    with scratch("strict") as folder:
+        server = postgres.Server(binaries(), folder / "data", durable=False)
         server.start()
-        yield server
-    finally:
-        server.stop()
+        try:
+            asyncio.run(prepare(server))
+            asyncio.run(schema.apply(server.url()))
+            server.stop()
+            (folder / "data" / "pg_hba.conf").write_text(HBA)
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from local import schema
 if TYPE_CHECKING:
     from tests.harness.project import Project
 
+pytestmark = pytest.mark.process
+
 HISTORY = "supabase_migrations.schema_migrations"
 
 

@@ -22,6 +22,8 @@ from tests.harness.postgres import binaries
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.process
+
 DEADLINE_S = 20
 
 

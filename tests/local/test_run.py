@@ -23,6 +23,8 @@ import pytest
 
 from local.home import Home
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parent.parent.parent
 START_DEADLINE_S = 60
 STOP_DEADLINE_S = 20

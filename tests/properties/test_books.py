@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
@@ -300,6 +301,7 @@ class Books(RuleBasedStateMachine):
             assert payment.refunded + payment.lost + payment.disputed <= payment.cents
 
 
+@pytest.mark.slow("200 runs of 50 steps, each a database call: fewer would not meet rare orders")
 def test_the_books_are_as_their_model(database: Database) -> None:
     with asyncio.Runner() as loop:
         operator = loop.run(asyncpg.connect(database.admin))

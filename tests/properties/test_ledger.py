@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import asyncpg
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -245,6 +246,7 @@ class Ledger(RuleBasedStateMachine):
         assert len(usage) == len(charged)
 
 
+@pytest.mark.slow("200 runs of 50 steps, each a database call: fewer would not meet rare orders")
 def test_the_ledger_is_as_its_model(database: Database) -> None:
     with asyncio.Runner() as loop:
         operator = loop.run(asyncpg.connect(database.admin))

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from gateway.http.adapter import NotAnHttpEvent, Request, lambda_handler
+from gateway.http.edge import Edge
 
 
 def an_event(**members: Any) -> dict[str, Any]:
@@ -169,6 +170,7 @@ def answer(event: dict[str, Any]) -> dict[str, Any]:
     return handle(event, None)  # type: ignore[arg-type]
 
 
+@pytest.mark.process
 def test_an_event_of_sam_is_answered():
     sam = Path(sys.executable).parent / "sam"
     printed = subprocess.run(
@@ -194,6 +196,7 @@ def test_only_what_is_not_text_is_base64(path: str, *, is_base64: bool):
     assert answer(an_event(path=path))["isBase64Encoded"] is is_base64
 
 
+@pytest.mark.process
 def test_neither_adapter_nor_runtime_imports_a_framework_or_sdk():
     program = "import sys, gateway.http.streaming; print(*sys.modules)"
     printed = subprocess.run(
@@ -212,3 +215,25 @@ def test_neither_adapter_nor_runtime_imports_a_framework_or_sdk():
         "requests",
     }
     assert len(modules) < 220
+
+
+@pytest.mark.parametrize(
+    ("character", "count", "status"),
+    [
+        ("x", 6_200_000, 200),
+        ("x", 6_292_000, 413),
+        ('"', 3_100_000, 200),
+        ('"', 3_150_000, 413),
+        ("\n", 3_150_000, 413),
+    ],
+)
+def test_an_answer_that_lambda_would_not_take_is_a_413(character: str, count: int, status: int):
+    async def long(_: Any) -> Response:
+        return PlainTextResponse(character * count)
+
+    app = Edge(Starlette(routes=[Route("/long", long)]), [])
+    reply = lambda_handler(app)(an_event(path="/long"), None)  # type: ignore[arg-type]
+    assert reply["statusCode"] == status
+    assert len(json.dumps(reply, ensure_ascii=False).encode()) < 6 * 1024 * 1024
+    if status == 413:
+        assert json.loads(reply["body"])["error"]["code"] == "payload_too_large"

@@ -25,6 +25,8 @@ from tests.runtime.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.process
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HERE = Path(__file__).parent
 TEMPLATE = HERE / "template.yaml"

@@ -19,7 +19,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TIMEOUT_S = 3
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the emulator is a Linux program")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="the emulator is a Linux program"),
+]
 
 
 class Served(Emulated):
