@@ -89,8 +89,9 @@ begin
 end $$;
 grant execute on function api.unsubscribe to gateway_account, service_role;
 
--- What an export begins with: what of a user does not grow without bound.
-create function api.export_user(user_id bigint)
+-- What an export begins with: what of a user does not grow without bound. `most` does nothing: functions of the version before send it
+-- while a deploy is under way.
+create function api.export_user(user_id bigint, most integer default null)
 returns jsonb language sql stable security definer set search_path = '' as $$
   select jsonb_build_object(
     'profile', api.profile(export_user.user_id), 'balance', api.balance(export_user.user_id),
