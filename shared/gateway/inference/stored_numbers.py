@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.errors import InvalidRequest
 
-MOST_MORE_DIGITS = 65_536
+MOST_MORE_DIGITS = 16_384
 """Digits that the numbers of a request may have more where they are stored than where they were sent."""
 EXPONENT = re.compile(rb"[0-9.][eE][+-]?([0-9]{2,})")
 
