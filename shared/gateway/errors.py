@@ -37,6 +37,7 @@ GatewayError
 │   ├── CouponAlreadyRedeemed   409 coupon_already_redeemed
 │   └── CouponBonusWaiting      409 coupon_bonus_waiting
 ├── PayloadTooLarge             413 payload_too_large
+│   └── StorageFull             413 storage_full
 ├── Unprocessable               422 unprocessable
 ├── IdempotencyKeyReused        422 idempotency_key_reused
 ├── RateLimitExceeded           429 rate_limit_exceeded         transient
@@ -309,6 +310,14 @@ class CouponBonusWaiting(Conflict):
 class PayloadTooLarge(GatewayError):
     status, type, code = 413, "invalid_request_error", "payload_too_large"
     text = "The request's body is too large."
+
+
+class StorageFull(PayloadTooLarge):
+    code = "storage_full"
+    text = (
+        "What this account has stored has reached its plan's limit. Delete chat sessions or stored responses,"
+        " or take a larger plan."
+    )
 
 
 class Unprocessable(GatewayError):
