@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from gateway import database, unsubscribe
+from gateway.errors import InvalidRequest
 from gateway.money import show
 
 MOST_EXPORTED = 1_000

@@ -108,8 +108,7 @@ class GatewayError(Exception):
         }
 
     def headers(self) -> dict[str, str]:
-        """Headers that tell a client whether and when to try again (RFC 9110 10.2.3; `retry-after-ms` and
-        `x-should-retry` are read by OpenAI's SDKs)."""
+        """Headers that tell a client when to try again (RFC 9110 10.2.3; OpenAI's SDKs read `retry-after-ms`)."""
         headers = dict(self.receipt)
         if self.retry_after_ms is not None:
             headers["retry-after"] = str(max(1, -(-self.retry_after_ms // 1000)))
@@ -314,10 +313,7 @@ class PayloadTooLarge(GatewayError):
 
 class StorageFull(PayloadTooLarge):
     code = "storage_full"
-    text = (
-        "What this account has stored has reached its plan's limit. Delete chat sessions or stored responses,"
-        " or take a larger plan."
-    )
+    text = "The account has stored what its plan allows. Delete sessions or stored responses, or take a larger plan."
 
 
 class Unprocessable(GatewayError):
@@ -400,9 +396,5 @@ def refusal(code: str, detail: dict[str, Any]) -> GatewayError | None:
     """The error that a database function raised by its code, with what it told in `detail`; None for a foreign code."""
     if (error := CODES.get(code)) is None:
         return None
-    return error(
-        detail.pop("message", None),
-        param=detail.pop("param", None),
-        retry_after_ms=detail.pop("retry_after_ms", None),
-        **detail,
-    )
+    message, param, wait_ms = (detail.pop(name, None) for name in ("message", "param", "retry_after_ms"))
+    return error(message, param=param, retry_after_ms=wait_ms, **detail)

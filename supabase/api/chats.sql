@@ -189,11 +189,13 @@ begin
 end $$;
 
 -- The bytes that a value takes in an answer of a Lambda function, where the answer is a JSON string; null for a null. What is far
--- larger than any answer is not written out: its size is that of its binary form.
+-- larger than any answer is not written out: its size is that of its binary form. In plpgsql, as those below, which keeps its plan
+-- (see correct_tokens).
 create function api.told_bytes(value jsonb)
-returns bigint language sql immutable as $$
-  select case when pg_column_size(value) > 8000000 then pg_column_size(value) else octet_length(to_json(value::text)::text) end
-$$;
+returns bigint language plpgsql immutable as $$
+begin
+  return case when pg_column_size(value) > 8000000 then pg_column_size(value) else octet_length(to_json(value::text)::text) end;
+end $$;
 
 -- The largest message, and the largest response with its input, that is kept: an answer that has nothing else passes Lambda.
 create function api.max_kept_bytes()
@@ -201,21 +203,24 @@ returns integer language sql immutable as $$ select 5500000 $$;
 
 -- What a message {content, tool_calls, tool_call_id} takes, with its row.
 create function api.message_bytes(message jsonb)
-returns bigint language sql immutable as $$
-  select 1024 + coalesce(api.told_bytes(message -> 'content'), 0) + coalesce(api.told_bytes(message -> 'tool_calls'), 0)
-       + coalesce(api.told_bytes(message -> 'tool_call_id'), 0)
-$$;
+returns bigint language plpgsql immutable as $$
+begin
+  return 1024 + coalesce(api.told_bytes(message -> 'content'), 0) + coalesce(api.told_bytes(message -> 'tool_calls'), 0)
+       + coalesce(api.told_bytes(message -> 'tool_call_id'), 0);
+end $$;
 
 -- The bytes that a user may still store by the plan; below zero when a smaller plan came since.
 create function api.room_of(user_id bigint)
-returns bigint language sql stable as $$
+returns bigint language plpgsql stable as $$
+begin
+  return (
   select coalesce(p.stored_bytes, 9000000000000000000) - coalesce(s.bytes, 0)
     from (select) as one
     left join gateway.user_plans a on a.user_id = room_of.user_id and a.status = 'active'
                                   and (a.ends_at is null or a.ends_at > clock_timestamp())
     join gateway.plans p on p.id = coalesce(a.plan_id, (select d.id from gateway.plans d where d.is_default))
-    left join gateway.storage s on s.user_id = room_of.user_id
-$$;
+    left join gateway.storage s on s.user_id = room_of.user_id);
+end $$;
 
 -- Raises 413: what the account has stored has reached its plan's limit.
 create function api.refuse_full_storage()

@@ -70,7 +70,7 @@ grant execute on function api.fan_out to gateway_jobs, service_role;
 create function api.mails_of_a_day(user_id bigint, event text)
 returns bigint language sql stable as $$
   select count(*) from gateway.deliveries d join gateway.outbox o on o.id = d.event_id
-   where d.channel = 'mail' and d.target = mails_of_a_day.user_id and d.created_at > clock_timestamp() - interval '1 day'
+   where d.channel = 'mail' and d.target = mails_of_a_day.user_id and d.created_at > statement_timestamp() - interval '1 day'
      and o.event = mails_of_a_day.event
 $$;
 

@@ -32,11 +32,13 @@ begin
   end if;
 end $$;
 
--- Whether an account was deleted: what is on its way for it is booked and not kept.
+-- Whether an account was deleted: what is on its way for it is booked and not kept. In plpgsql, which keeps its plan (see
+-- correct_tokens).
 create function api.is_deleted(user_id bigint)
-returns boolean language sql stable as $$
-  select exists (select from gateway.users u where u.id = is_deleted.user_id and u.status = 'deleted')
-$$;
+returns boolean language plpgsql stable as $$
+begin
+  return exists (select from gateway.users u where u.id = is_deleted.user_id and u.status = 'deleted');
+end $$;
 
 -- What a user was granted and has used in all, and what is held now, in nano-dollars.
 create function api.credits(user_id bigint)

@@ -162,6 +162,16 @@ async def test_askers_at_once_make_three(gateway: InProcess):
     assert len(await gateway.rows("select from gateway.recovery_tokens")) == 3
 
 
+async def test_an_account_that_has_all_its_keys_is_recovered(gateway: InProcess, mailbox: Mailbox):
+    await gateway.books.execute(
+        "insert into gateway.api_keys (user_id, public_id, key_hash, environment, name)"
+        " select $1, lpad(n::text, 12, '0'), 'v1:' || repeat('0', 64), 'dev', 'many ' || n"
+        "   from generate_series(1, 500) n",
+        gateway.user_id,
+    )
+    assert (await confirm(gateway, await a_token(gateway, mailbox))).status_code == 201
+
+
 async def test_a_token_is_over_after_an_hour(gateway: InProcess, mailbox: Mailbox):
     token = await a_token(gateway, mailbox)
     (row,) = await gateway.rows("select expires_at - now() as left from gateway.recovery_tokens")
