@@ -313,7 +313,7 @@ class PayloadTooLarge(GatewayError):
 
 class StorageFull(PayloadTooLarge):
     code = "storage_full"
-    text = "The account has stored what its plan allows. Delete sessions or stored responses, or take a larger plan."
+    text = "The account's storage is full. Delete chat sessions or stored responses, or take a larger plan."
 
 
 class Unprocessable(GatewayError):

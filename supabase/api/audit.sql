@@ -5,14 +5,14 @@ create function api.max_changes()
 returns integer language sql immutable as $$ select 10000 $$;
 
 -- Counts a change that `actor` made to the own account `user_id`; raises 429 above what a day may have. What others change of it, an
--- operator or a job, counts for nobody; nor does what ends something, and a recovery: whoever has a stolen key cannot use up what its
--- owner needs against it.
+-- operator or a job, counts for nobody; nor does what ends something, what was refused, and a recovery: whoever has a stolen key cannot
+-- use up what its owner needs against it.
 create function api.count_change(actor jsonb, action text, user_id bigint)
 returns void language plpgsql as $$
 declare at constant timestamptz := clock_timestamp(); today constant date := (at at time zone 'utc')::date;
 begin
   if count_change.user_id is distinct from (actor ->> 'user_id')::bigint or count_change.user_id is null
-     or action like any (array['%.deleted', '%.ended', 'recovery.%']) or (actor ->> 'is_recovery')::boolean then
+     or action like any (array['%.deleted', '%.ended', '%.overreached', 'recovery.%']) or (actor ->> 'is_recovery')::boolean then
     return;
   end if;
   insert into gateway.rate_limit_buckets as b (scope, id, requests_tat, tokens_tat, day, day_requests)

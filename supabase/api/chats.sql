@@ -199,7 +199,7 @@ end $$;
 
 -- The largest message, and the largest response with its input, that is kept: an answer that has nothing else passes Lambda.
 create function api.max_kept_bytes()
-returns integer language sql immutable as $$ select 5500000 $$;
+returns integer language plpgsql immutable as $$ begin return 5500000; end $$;
 
 -- What a message {content, tool_calls, tool_call_id} takes, with its row.
 create function api.message_bytes(message jsonb)

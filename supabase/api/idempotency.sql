@@ -63,7 +63,7 @@ end $$;
 
 -- The largest answer that is kept for an Idempotency-Key.
 create function api.max_answer_bytes()
-returns integer language sql immutable as $$ select 1048576 $$;
+returns integer language plpgsql immutable as $$ begin return 1048576; end $$;
 
 -- Keeps the answer of a served hold, or lets the key go when there is none to keep. Where the key that asked keeps nothing, the
 -- answer is too large ('' for one that the gateway did not send), or the plan's bytes are used up, only that it was served is kept,
