@@ -142,14 +142,14 @@ begin
     select * from (select t.id::text as place, 2048::bigint as bytes, t.id as ordinal from gateway.credit_transactions t
       where export_places.kind = 'credit_transactions' and t.user_id = export_places.user_id and t.id > past order by t.id limit most) t
     union all
-    select * from (select a.id::text, 1024 + coalesce(api.told_bytes(a.before), 0) + coalesce(api.told_bytes(a.after), 0), a.id
+    select * from (select a.id::text, 1024 + coalesce(api.answer_bytes(a.before), 0) + coalesce(api.answer_bytes(a.after), 0), a.id
       from gateway.audit_logs a
       where export_places.kind = 'audit_log' and a.user_id = export_places.user_id and a.id > past order by a.id limit most) a
     union all
-    select * from (select k.id::text, 1024 + api.told_bytes(api.key_shown(k)), k.id from gateway.api_keys k
+    select * from (select k.id::text, 1024 + api.answer_bytes(api.key_shown(k)), k.id from gateway.api_keys k
       where export_places.kind = 'api_keys' and k.user_id = export_places.user_id and k.id > past order by k.id limit most) k
     union all
-    select * from (select s.id::text, 1024 + api.told_bytes(to_jsonb(s)), s.id from gateway.chat_sessions s
+    select * from (select s.id::text, 1024 + api.answer_bytes(to_jsonb(s)), s.id from gateway.chat_sessions s
       where export_places.kind = 'chat_sessions' and s.user_id = export_places.user_id and s.id > past order by s.id limit most) s
     union all
     select * from (select m.id::text, m.bytes::bigint, m.id from gateway.chat_messages m

@@ -5,7 +5,7 @@ create function api.max_changes()
 returns integer language sql immutable as $$ select 10000 $$;
 
 -- Counts a change that `actor` made to the own account `user_id`; raises 429 above what a day may have. What others change of it, an
--- operator or a job, counts for nobody; nor does what ends something, what was refused, and a recovery: whoever has a stolen key cannot
+-- operator or a job, counts for nobody; nor does what ends something, what was refused, and a recovery: a thief with a key cannot
 -- use up what its owner needs against it.
 create function api.count_change(actor jsonb, action text, user_id bigint)
 returns void language plpgsql as $$

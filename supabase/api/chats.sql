@@ -191,7 +191,7 @@ end $$;
 -- The bytes that a value takes in an answer of a Lambda function, where the answer is a JSON string; null for a null. What is far
 -- larger than any answer is not written out: its size is that of its binary form. In plpgsql, as those below, which keeps its plan
 -- (see correct_tokens).
-create function api.told_bytes(value jsonb)
+create function api.answer_bytes(value jsonb)
 returns bigint language plpgsql immutable as $$
 begin
   return case when pg_column_size(value) > 8000000 then pg_column_size(value) else octet_length(to_json(value::text)::text) end;
@@ -205,8 +205,8 @@ returns integer language plpgsql immutable as $$ begin return 5500000; end $$;
 create function api.message_bytes(message jsonb)
 returns bigint language plpgsql immutable as $$
 begin
-  return 1024 + coalesce(api.told_bytes(message -> 'content'), 0) + coalesce(api.told_bytes(message -> 'tool_calls'), 0)
-       + coalesce(api.told_bytes(message -> 'tool_call_id'), 0);
+  return 1024 + coalesce(api.answer_bytes(message -> 'content'), 0) + coalesce(api.answer_bytes(message -> 'tool_calls'), 0)
+       + coalesce(api.answer_bytes(message -> 'tool_call_id'), 0);
 end $$;
 
 -- The bytes that a user may still store by the plan; below zero when a smaller plan came since.

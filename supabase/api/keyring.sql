@@ -32,7 +32,7 @@ begin
     return k.id; -- sent again
   end if;
   perform api.refuse_taken_name(add_key.user_id, add_key.name, null);
-  if (add_key.actor ->> 'is_recovery') is null then -- whoever made 500 keys with a stolen one keeps nobody from recovering the account
+  if (add_key.actor ->> 'is_recovery') is null then -- a thief who made 500 keys keeps nobody from recovering the account
     perform api.refuse_more_keys(add_key.user_id);
   end if;
   insert into gateway.api_keys as x (user_id, public_id, key_hash, last_four, environment, name, scopes, expires_at, ip_allowlist,

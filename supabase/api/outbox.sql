@@ -25,7 +25,7 @@ returns text[] language sql immutable as $$
                'payment.dispute_lost', 'payment.dispute_won', 'webhook.disabled', 'security.alert']
 $$;
 
--- The mails that go before all others: whoever has a flood of mails holds up neither a recovery nor an alert.
+-- The mails that go before all others: a flood of mails holds up neither a recovery nor an alert.
 create function api.urgent_events()
 returns text[] language sql immutable as $$ select array['account.recovery', 'security.alert'] $$;
 

@@ -282,7 +282,7 @@ begin
 end $$;
 
 -- The management requests (all that is no inference) that one key may make in a minute, and all keys of a user together. A key is
--- less than its user: whoever has a stolen one cannot keep its owner from ending it.
+-- less than its user: a thief with one cannot keep its owner from ending it.
 create function api.max_management(of_key boolean)
 returns integer language sql immutable as $$ select case when of_key then 300 else 1200 end $$;
 

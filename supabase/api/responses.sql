@@ -10,9 +10,9 @@ begin
   if not coalesce(kept ? 'response', false) or api.retention_of(key_id) <> 'full' or api.is_deleted(user_id) then
     return;
   end if;
-  input_bytes := api.told_bytes(kept -> 'input');
-  response_bytes := api.told_bytes(kept -> 'response');
-  output_bytes := coalesce(api.told_bytes(kept #> '{response,output}'), 0);
+  input_bytes := api.answer_bytes(kept -> 'input');
+  response_bytes := api.answer_bytes(kept -> 'response');
+  output_bytes := coalesce(api.answer_bytes(kept #> '{response,output}'), 0);
   if input_bytes + response_bytes + 1024 <= least(api.max_kept_bytes(), api.room_of(user_id)) then
     insert into gateway.responses (id, user_id, key_id, previous_id, input, response, expires_at, bytes, item_bytes)
     values (keep_response.hold_id, keep_response.user_id, keep_response.key_id, (kept ->> 'previous_id')::uuid, kept -> 'input',
@@ -62,7 +62,7 @@ begin
   perform api.ask_for_response(key_id, key_hashes, ip, referer, response_id);
   items := (select r.input from gateway.responses r where r.id = response_inputs.response_id);
   while place < least(jsonb_array_length(items), skipped + most) loop
-    size := size + api.told_bytes(items -> place) + 100; -- with the item's id
+    size := size + api.answer_bytes(items -> place) + 100; -- with the item's id
     exit when size > most_bytes and place > skipped;
     place := place + 1;
   end loop;

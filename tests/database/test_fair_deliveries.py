@@ -1,4 +1,4 @@
-"""Deliveries in fair shares: whoever has many, or slow receivers, waits for these alone."""
+"""Deliveries in fair shares: an account with many, or with slow receivers, waits for these alone."""
 
 from __future__ import annotations
 

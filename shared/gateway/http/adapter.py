@@ -118,9 +118,9 @@ def _refusal(request: Request, cycle: HTTPCycle) -> dict[str, Any]:
     from gateway.errors import PayloadTooLarge  # noqa: PLC0415 - the streaming runtime does without
     from gateway.http.edge import body_of  # noqa: PLC0415
 
-    told = dict(cycle.headers)
+    given = dict(cycle.headers)
     error = PayloadTooLarge("The answer is larger than 6 MB. Ask for fewer rows, or for a shorter time.")
-    body = body_of(error, told.get(b"x-request-id", b"").decode())
+    body = body_of(error, given.get(b"x-request-id", b"").decode())
     headers = [[name, value] for name, value in cycle.headers if name not in (b"content-length", b"content-type")]
     headers += [[b"content-type", b"application/json"], [b"content-length", str(len(body)).encode()]]
     return request({"status": error.status, "headers": headers, "body": body})
