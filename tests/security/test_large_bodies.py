@@ -95,6 +95,7 @@ async def test_the_largest_body_of_a_made_up_key_that_is_read(gateway: InProcess
         assert (await post(gateway, body(user="x" * (UNVERIFIED_BYTES - frame + size)))).status_code == 200
         await gateway.ended(1 + size)
         assert gateway.line.calls == calls
+    assert await gateway.rows("select from gateway.rate_limit_buckets where scope like 'management%'") == []
     error_of(await post(gateway, body(user="x" * (UNVERIFIED_BYTES - frame)), made_up), 401, "invalid_api_key")
     assert gateway.line.calls[3:] == ["authorize", "record_refusal"]
 
