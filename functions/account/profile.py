@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import Field, StringConstraints
 
 from gateway import accounts
@@ -72,6 +72,9 @@ async def set_preferences(body: Preferences, caller: Writer) -> Response:
 
 
 @router.get("/user/export")
-async def export(caller: Reader) -> Response:
-    """Hand out everything that is kept of the account (GDPR, article 20); amounts in nano-dollars."""
-    return json_answer({"success": True, **await accounts.export(caller.user_id)})
+async def export(caller: Reader, cursor: Annotated[str | None, Query(max_length=100)] = None) -> Response:
+    """Hand out everything that is kept of the account (GDPR, article 20), by parts; amounts in nano-dollars.
+
+    The next part is the one with `cursor` set to `next_cursor`, until that is null.
+    """
+    return json_answer({"success": True, **await accounts.export(caller.user_id, cursor)})

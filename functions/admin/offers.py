@@ -42,6 +42,7 @@ class Plan(Body):
     monthly_request_limit: Count | None = None
     daily_token_limit: Count | None = None
     monthly_token_limit: Count | None = None
+    stored_bytes: Count | None = None
     is_active: bool | None = None
 
 

@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 
 from gateway import chats, key_checks
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, PayloadTooLarge
 from gateway.http.bearer import address_of, key_of
 from gateway.http.parsing import parsed
 from gateway.http.room import Share
@@ -99,10 +99,13 @@ async def in_session(
     """
     if not (session_id.isascii() and session_id.isdigit() and len(session_id) <= MAX_DIGITS):
         raise InvalidRequest("session_id must be the number of a session.", param="session_id")
-    own = metering.bounds(wanted, len(raw)).likely_prompt_tokens + (wanted.asked_tokens or ANSWER_TOKENS)
-    before = await chats.followed(int(session_id), wanted.wanted_models, own, **caller_of(request))
     said = [{name: message.get(name) for name in SAID if name in message} for message in body["messages"]]
     turn = Turn(int(session_id), [message for message in said if message["role"] in KEPT_ROLES])
+    sizes = [chats.kept_bytes(message) for message in turn.messages]
+    if max(sizes, default=0) > chats.MOST_MESSAGE_BYTES:
+        raise PayloadTooLarge(f"A message in a session has at most {chats.MOST_MESSAGE_BYTES} bytes.", param="messages")
+    own = metering.bounds(wanted, len(raw)).likely_prompt_tokens + (wanted.asked_tokens or ANSWER_TOKENS)
+    before = await chats.followed(int(session_id), wanted.wanted_models, own, sum(sizes), **caller_of(request))
     body = {**body, "messages": before + body["messages"]}
     bounds = metering.bounds(read(body, CompletionRequest), len(raw) + len(msgspec.json.encode(before)))
     dialect = Chat(include_usage=wanted.include_usage)

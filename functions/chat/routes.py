@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from chat.calls import anthropic_key_of, call_of, caller_of, in_session, raw_body, read_body, translated
 from gateway import responses
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.http.bearer import key_of
 from gateway.http.reply import Reply
 from gateway.inference import (
@@ -23,6 +23,7 @@ from gateway.inference import (
     metering,
     quotes,
     responses_request,
+    stored_numbers,
 )
 from gateway.inference.bill import Call
 from gateway.inference.chat import Chat
@@ -31,6 +32,9 @@ from gateway.inference.messages_request import MessagesRequest
 from gateway.inference.requests import CompletionRequest, EmbeddingRequest, ImageRequest, document, parse, read
 from gateway.inference.responses import Responses
 from gateway.inference.responses_request import ResponsesRequest
+
+MOST_ITEMS = 100
+"""Items of a response's input that are listed at once."""
 
 
 async def create_completion(request: Request) -> Reply:
@@ -45,10 +49,17 @@ async def create_quote(request: Request) -> Response:
 
 async def _completion(request: Request) -> Call:
     raw = await raw_body(request, key := key_of(request))
-    wanted, body = await read_body(request, raw, lambda raw: parse(raw, CompletionRequest))
     if (session_id := request.query_params.get("session_id")) is not None:
+        wanted, body = await read_body(request, raw, _kept_wanted)
         return await in_session(request, wanted, body, raw, session_id)
+    wanted, body = await read_body(request, raw, lambda raw: parse(raw, CompletionRequest))
     return call_of(request, wanted, body, raw, key, dialect=Chat(include_usage=wanted.include_usage))
+
+
+def _kept_wanted(raw: bytes) -> tuple[CompletionRequest, dict[str, Any]]:
+    wanted, body = parse(raw, CompletionRequest)
+    stored_numbers.refuse_wide(raw, body)
+    return wanted, body
 
 
 async def create_embeddings(request: Request) -> Reply:
@@ -81,7 +92,10 @@ async def create_response(request: Request) -> Reply:
 
 def _response_wanted(raw: bytes) -> tuple[ResponsesRequest, dict[str, Any]]:
     body = document(raw)
-    return read(body, ResponsesRequest), body
+    wanted = read(body, ResponsesRequest)
+    if wanted.store is not False:
+        stored_numbers.refuse_wide(raw, body)
+    return wanted, body
 
 
 async def get_response(request: Request) -> Response:
@@ -90,8 +104,11 @@ async def get_response(request: Request) -> Response:
 
 
 async def list_response_inputs(request: Request) -> Response:
-    """List the items that went into a stored response."""
-    return _json(await responses.inputs(request.path_params["id"], **caller_of(request)))
+    """List the items that went into a stored response: those after the id `after`, at most `limit`."""
+    after, limit = request.query_params.get("after"), request.query_params.get("limit", str(MOST_ITEMS))
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:4]) <= MOST_ITEMS):
+        raise InvalidRequest(f"limit is a number from 1 to {MOST_ITEMS}.", param="limit")
+    return _json(await responses.inputs(request.path_params["id"], after, int(limit), **caller_of(request)))
 
 
 async def delete_response(request: Request) -> Response:

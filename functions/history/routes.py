@@ -86,9 +86,12 @@ async def get_session(
     message_limit: Annotated[int, Query(ge=1, le=MOST_MESSAGES)] = 100,
     before: Cursor | None = None,
 ) -> Response:
-    """Show a session with its latest messages."""
+    """Show a session with its latest messages, as many as fit into one answer; `has_more` says that there are others,
+    which come with `before`, the id of the first that was shown.
+    """
     found = _shown(await chats.get(_owner(caller, Scope.ACCOUNT_READ), id, message_limit, before))
-    return json_answer({"success": True, "session": found, "data": found})
+    data = {name: value for name, value in found.items() if name != "messages"}  # once: they may fill the answer
+    return json_answer({"success": True, "session": found, "data": data})
 
 
 async def change_session(id: Id, body: Session, caller: User) -> Response:  # noqa: A002

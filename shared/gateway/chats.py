@@ -10,7 +10,12 @@ from gateway import database, refusals
 from gateway.errors import InsufficientScope, Unauthenticated
 
 MOST_FOLLOWED = 500
-"""Messages of a session that a completion can follow."""
+MOST_FOLLOWED_BYTES = 8_000_000
+"""Messages of a session that a completion can follow, and what they take as JSON strings."""
+MOST_PAGE_BYTES = 5_500_000
+"""Of the messages shown at once, as a JSON string: a Lambda function answers with 6 MB at most, all included."""
+MOST_MESSAGE_BYTES = 5_500_000
+"""Of a message that is kept, as a JSON string, so that a page can show it (api.max_kept_bytes)."""
 BYTES_PER_TOKEN = 4
 
 type Owner = dict[str, int | None]
@@ -32,8 +37,12 @@ async def listed(owner: Owner, limit: int, offset: int) -> tuple[list[Session], 
 
 
 async def get(owner: Owner, session_id: int, limit: int, before: int | None) -> Session:
-    """A session with its latest messages, before one if told. Raises NotFound."""
-    return dict(await database.call("session", session_id=session_id, **owner, most=limit, before=before))
+    """A session with its latest messages before the one `before`: at most `limit`, and what fits into an answer.
+
+    `has_more` says whether there are earlier ones. Raises NotFound.
+    """
+    asked = {"session_id": session_id, **owner, "most": limit, "before": before}
+    return dict(await database.call("session", **asked, most_bytes=MOST_PAGE_BYTES))
 
 
 async def change(owner: Owner, session_id: int, changes: dict[str, Any]) -> Session:
@@ -57,24 +66,33 @@ async def stats(owner: Owner) -> dict[str, Any]:
 
 
 async def add(owner: Owner, key_id: int, session_id: int, message: Message) -> Message:
-    """Store a message, once by its message_id. Raises NotFound, and InvalidRequest where the key keeps nothing."""
+    """Store a message, once by its message_id.
+
+    Raises NotFound, InvalidRequest where the key keeps nothing, and StorageFull above the plan's bytes.
+    """
     asked = {**owner, "key_id": key_id, "session_id": session_id, "message": message}
     return dict(await database.call("add_message", **asked))
 
 
-async def followed(session_id: int, models: list[str], own_tokens: int, **caller: Any) -> list[Message]:
+async def followed(session_id: int, models: list[str], own_tokens: int, own_bytes: int, **caller: Any) -> list[Message]:
     """The messages of a session that fit before a request of so many tokens, answer included, oldest first.
 
-    Raises NotFound, InvalidRequest where the key keeps nothing, and what a key's refusal is.
+    `own_bytes` of the request are to be kept. Raises NotFound, InvalidRequest where the key keeps nothing, StorageFull
+    above the plan's bytes, RateLimitExceeded for a request that could not be admitted, and what a key's refusal is.
     """
+    asked = {"session_id": session_id, "models": models, "most": MOST_FOLLOWED, "own_bytes": own_bytes}
     try:
-        found = await database.call(
-            "session_context", **caller, session_id=session_id, models=models, most=MOST_FOLLOWED
-        )
+        found = await database.call("session_context", **caller, **asked, most_bytes=MOST_FOLLOWED_BYTES)
     except (Unauthenticated, InsufficientScope) as refusal:
         await refusals.count(refusal, caller["ip"], caller["key_id"])
         raise
     return within(found["messages"], (found["context_length"] or 0) - own_tokens)
+
+
+def kept_bytes(message: Message) -> int:
+    """What a message takes where it is kept: of its JSON as a string in another JSON text, with its row."""
+    encoded = msgspec.json.encode(message)
+    return 1024 + len(encoded) + encoded.count(b'"') + encoded.count(b"\\")
 
 
 def within(messages: list[Message], tokens: int) -> list[Message]:

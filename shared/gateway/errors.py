@@ -37,6 +37,7 @@ GatewayError
 │   ├── CouponAlreadyRedeemed   409 coupon_already_redeemed
 │   └── CouponBonusWaiting      409 coupon_bonus_waiting
 ├── PayloadTooLarge             413 payload_too_large
+│   └── StorageFull             413 storage_full
 ├── Unprocessable               422 unprocessable
 ├── IdempotencyKeyReused        422 idempotency_key_reused
 ├── RateLimitExceeded           429 rate_limit_exceeded         transient
@@ -107,8 +108,7 @@ class GatewayError(Exception):
         }
 
     def headers(self) -> dict[str, str]:
-        """Headers that tell a client whether and when to try again (RFC 9110 10.2.3; `retry-after-ms` and
-        `x-should-retry` are read by OpenAI's SDKs)."""
+        """Headers that tell a client when to try again (RFC 9110 10.2.3; OpenAI's SDKs read `retry-after-ms`)."""
         headers = dict(self.receipt)
         if self.retry_after_ms is not None:
             headers["retry-after"] = str(max(1, -(-self.retry_after_ms // 1000)))
@@ -311,6 +311,11 @@ class PayloadTooLarge(GatewayError):
     text = "The request's body is too large."
 
 
+class StorageFull(PayloadTooLarge):
+    code = "storage_full"
+    text = "The account's storage is full. Delete chat sessions or stored responses, or take a larger plan."
+
+
 class Unprocessable(GatewayError):
     status, type, code = 422, "invalid_request_error", "unprocessable"
     text = "The request's body or parameters are not valid."
@@ -391,9 +396,5 @@ def refusal(code: str, detail: dict[str, Any]) -> GatewayError | None:
     """The error that a database function raised by its code, with what it told in `detail`; None for a foreign code."""
     if (error := CODES.get(code)) is None:
         return None
-    return error(
-        detail.pop("message", None),
-        param=detail.pop("param", None),
-        retry_after_ms=detail.pop("retry_after_ms", None),
-        **detail,
-    )
+    message, param, wait_ms = (detail.pop(name, None) for name in ("message", "param", "retry_after_ms"))
+    return error(message, param=param, retry_after_ms=wait_ms, **detail)

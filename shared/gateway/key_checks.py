@@ -27,7 +27,7 @@ async def check(key: Key, ip: str | None, referer: str | None, scope: Scope) -> 
     if _refused.get(name, 0.0) > now:
         raise Unauthenticated
     try:
-        found = await database.call("authenticate", **key.credentials(), ip=ip, referer=referer, scope=scope)
+        found = await database.call("check_key", **key.credentials(), ip=ip, referer=referer, scope=scope)
     except (Unauthenticated, InsufficientScope) as refusal:
         if refusal.code == Unauthenticated.code:
             _remember(name, now)

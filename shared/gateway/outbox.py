@@ -22,9 +22,10 @@ from gateway.settings import Secret, settings
 
 ALERT = "security.alert"
 MOST_FANNED_OUT = 1000
-"""Events that one run makes deliveries of, for each channel."""
+MOST_ROUNDS = 10
+"""Events of which deliveries are made at once, for each channel, and how often a run does it."""
 MOST_EVENTS = 20
-"""Deliveries that are sent at the same time."""
+"""Deliveries that are sent at the same time; of one webhook, of one user and of slow ones fewer (api.shares)."""
 MOST_MAILS = 2
 MAILS_S = 1.0
 """Mails at the same time, and for how long no further one follows: Resend takes two a second."""
@@ -46,7 +47,10 @@ type Deliver = Callable[[httpx.AsyncClient, Delivery], Awaitable[None]]
 async def send() -> dict[str, int]:
     """Make deliveries of the events that wait, and send those that are due. Two runs at once send different ones."""
     ways = _ways()
-    await database.call("fan_out", channels=list(ways), most=MOST_FANNED_OUT)
+    for _ in range(MOST_ROUNDS):
+        taken = await database.call("fan_out", channels=list(ways), most=MOST_FANNED_OUT)
+        if max(taken.values()) < MOST_FANNED_OUT:
+            break
     until = time.monotonic() + RUN_S
     async with httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=SEND_S) as client:
         counts = await asyncio.gather(*(_work(client, channel, deliver, until) for channel, deliver in ways.items()))
@@ -69,32 +73,49 @@ def _ways() -> Mapping[str, Deliver]:
 
 
 async def _work(client: httpx.AsyncClient, channel: str, deliver: Deliver, until: float) -> tuple[int, int]:
-    """Send what is due of a channel, some at a time; how many were taken, and how many were not."""
-    sent = failed = 0
+    """Send what is due of a channel, some at a time; how many were taken, and how many were not.
+
+    A place that becomes free is given to the next delivery at once: nobody waits for the slowest.
+    """
+    sent = failed = begun = 0
+    running: set[asyncio.Task[bool]] = set()
     most, pause_s = (MOST_MAILS, MAILS_S) if channel == "mail" else (MOST_EVENTS, 0.0)
-    while time.monotonic() < until:
-        due = await database.call("claim_deliveries", channel=channel, most=most, lease_s=LEASE_S)
-        outcomes = await asyncio.gather(*(_send(client, deliver, delivery) for delivery in due))
-        sent, failed = sent + sum(outcomes), failed + len(due) - sum(outcomes)
-        if len(due) < most:
+    while running or time.monotonic() < until:
+        if time.monotonic() < until and len(running) < most:
+            due = await database.call("claim_deliveries", channel=channel, most=most - len(running), lease_s=LEASE_S)
+            running |= {asyncio.create_task(_send(client, deliver, delivery)) for delivery in due}
+            begun += len(due)
+        if not running:
             break
-        await asyncio.sleep(pause_s)
+        done, running = await asyncio.wait(
+            running, return_when=asyncio.ALL_COMPLETED if pause_s else asyncio.FIRST_COMPLETED
+        )
+        outcomes = [task.result() for task in done]
+        sent, failed = sent + sum(outcomes), failed + len(outcomes) - sum(outcomes)
+        if begun >= most:
+            begun = 0
+            await asyncio.sleep(pause_s)
     return sent, failed
 
 
 async def _send(client: httpx.AsyncClient, deliver: Deliver, delivery: Delivery) -> bool:
     """Deliver one event to one receiver and note what came of it."""
+    began = time.monotonic()
     try:
         async with asyncio.timeout(SEND_S):
             await deliver(client, delivery)
     except Exception as error:  # noqa: BLE001 - an event that cannot even be told holds up no other
-        await _note_failure(delivery, error)
+        await _note_failure(delivery, error, _ms_since(began))
         return False
-    await database.call("delivery_sent", delivery_id=delivery["id"])
+    await database.call("delivery_sent", delivery_id=delivery["id"], took_ms=_ms_since(began))
     return True
 
 
-async def _note_failure(delivery: Delivery, error: Exception) -> None:
+def _ms_since(began: float) -> int:
+    return round(1000 * (time.monotonic() - began))
+
+
+async def _note_failure(delivery: Delivery, error: Exception, took_ms: int) -> None:
     tries, is_hopeless = delivery["tries"], isinstance(error, Undelivered) and error.hopeless
     wait_s = None if is_hopeless or tries + 1 >= MOST_TRIES else _wait_s(tries)
     reason = str(error) if isinstance(error, Undelivered) else type(error).__name__
@@ -102,7 +123,9 @@ async def _note_failure(delivery: Delivery, error: Exception) -> None:
         "event_not_sent", level="WARNING", event_id=delivery["event_id"], delivery_id=delivery["id"], tries=tries + 1,
         reason=reason,
     )  # fmt: skip
-    await database.call("delivery_failed", delivery_id=delivery["id"], tries=tries, wait_s=wait_s, reason=reason)
+    await database.call(
+        "delivery_failed", delivery_id=delivery["id"], tries=tries, wait_s=wait_s, reason=reason, took_ms=took_ms
+    )
 
 
 async def _deliver_alert(client: httpx.AsyncClient, delivery: Delivery) -> None:

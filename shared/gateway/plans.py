@@ -47,7 +47,7 @@ def _shown(plan: dict[str, Any]) -> dict[str, Any]:
     price = number(plan["monthly_price_cents"] * NANO // 100)
     limits = (
         "requests_per_minute", "tokens_per_minute", "daily_request_limit", "monthly_request_limit",
-        "daily_token_limit", "monthly_token_limit",
+        "daily_token_limit", "monthly_token_limit", "stored_bytes",
     )  # fmt: skip
     return {
         "id": plan["id"], "plan_name": plan["name"], "name": plan["name"], "plan_type": plan["plan_type"],

@@ -1,7 +1,7 @@
 -- Replaces every function at once: what is in this folder is what runs, and nothing stale survives.
 -- What is granted to a role runs as the owner of the tables, with no search_path; its parts run as it does and are granted
 -- to nobody. Locks are taken in one order everywhere: rate_limit_buckets, users, credit_holds, idempotency_keys, key_usage,
--- chat_sessions, offer_health (which nobody waits for).
+-- chat_sessions, storage (several in order of user_id), offer_health (which nobody waits for).
 -- A condition that finds rows by an index on time compares with statement_timestamp(): clock_timestamp() is volatile, so no index
 -- serves it and the whole table is read (tests/database/test_scans.py). A condition that must hold after a wait for a lock
 -- compares with clock_timestamp(), which has gone on during the wait; so does what is written down as the time of an event.

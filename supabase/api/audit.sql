@@ -1,9 +1,37 @@
 -- The audit log: who did what to what, in the transaction of what it records; and refused credentials, counted.
 
+-- The changes that a user may make to the account in a UTC day: keys, rotations, sessions, webhooks, payments, preferences.
+create function api.max_changes()
+returns integer language sql immutable as $$ select 10000 $$;
+
+-- Counts a change that `actor` made to the own account `user_id`; raises 429 above what a day may have. What others change of it, an
+-- operator or a job, counts for nobody; nor does what ends something, what was refused, and a recovery: a thief with a key cannot
+-- use up what its owner needs against it.
+create function api.count_change(actor jsonb, action text, user_id bigint)
+returns void language plpgsql as $$
+declare at constant timestamptz := clock_timestamp(); today constant date := (at at time zone 'utc')::date;
+begin
+  if count_change.user_id is distinct from (actor ->> 'user_id')::bigint or count_change.user_id is null
+     or action like any (array['%.deleted', '%.ended', '%.overreached', 'recovery.%']) or (actor ->> 'is_recovery')::boolean then
+    return;
+  end if;
+  insert into gateway.rate_limit_buckets as b (scope, id, requests_tat, tokens_tat, day, day_requests)
+  values ('changes', count_change.user_id, at, at, today, 1)
+  on conflict (scope, id) do update
+    set day = today, day_requests = case when b.day = today then b.day_requests else 0 end + 1
+    where b.day <> today or b.day_requests < api.max_changes();
+  if not found then
+    raise exception using errcode = 'PT429', message = 'rate_limit_exceeded', detail = jsonb_build_object(
+      'scope', 'changes', 'message', 'This account was changed too often today. Try again tomorrow (UTC).',
+      'retry_after_ms', ceil(1000 * extract(epoch from (today + 1)::timestamp at time zone 'utc' - at)))::text;
+  end if;
+end $$;
+
 -- Appends an entry: what `actor` {name, user_id, key_id, ip, request_id, scopes} did to something of the account `user_id`
--- (null: nobody's). The chain is made at the commit.
+-- (null: nobody's). The chain is made at the commit. Raises 429 when a user has changed the own account too often today.
 create function api.audit(actor jsonb, action text, resource text, user_id bigint, before jsonb, after jsonb)
 returns void language sql as $$
+  select api.count_change(actor, action, audit.user_id);
   insert into gateway.audit_logs (actor, action, resource, before, after, actor_id, user_id, key_id, ip, request_id)
   values (actor ->> 'name', action, resource, before, after, (actor ->> 'user_id')::bigint, audit.user_id,
           (actor ->> 'key_id')::bigint, (actor ->> 'ip')::inet, actor ->> 'request_id')

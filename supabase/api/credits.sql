@@ -32,11 +32,12 @@ end $$;
 grant execute on function api.authorize to gateway_chat, service_role;
 
 -- What a completion would be offered: {offers, available_nano}, the latter being free of the balance and of the key's own limit. Raises
--- what authorize would, but for money and limits, and takes nothing.
+-- what authorize would, but for money and limits, and takes a management request.
 create function api.quote(key_id text, key_hashes jsonb, ip inet, referer text, models jsonb, providers jsonb, preferences jsonb)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
+returns jsonb language plpgsql security definer set search_path = '' as $$
 declare who constant api.caller := api.verify(key_id, key_hashes, ip, referer, 'inference');
 begin
+  perform api.take_management(who.user_id, who.key_id);
   return (select jsonb_build_object(
     'offers', (select jsonb_agg(jsonb_strip_nulls(to_jsonb(o))) from unnest(api.offers_for(who, models, providers, preferences, 'chat', null)) o),
     'available_nano', greatest(0, least(u.credits_nano - u.held_nano - u.frozen_nano,

@@ -1,8 +1,16 @@
 -- A user's keys: made, changed, rotated and ended. Each change is audited, and no secret is ever among what is kept.
 
+-- The keys that a user may have at once.
+create function api.max_keys()
+returns integer language sql immutable as $$ select 500 $$;
+
+-- The former secrets of a key that may still work beside its own.
+create function api.max_former_secrets()
+returns integer language sql immutable as $$ select 10 $$;
+
 -- Stores a minted key (its hash only) and returns {key_id}; `settings` are further columns of api_keys, and `limits` as
 -- api.limit_key takes them. A restriction of the key that asks is the made key's, too, where `settings` do not name it. Raises 403 for
--- more than the actor has, and 400 for a name that is taken.
+-- more than the actor has, 400 for a name that is taken, and 409 for one key more than a user may have.
 create function api.create_key(user_id bigint, public_id text, key_hash text, last_four text, environment text, name text,
                                scopes jsonb, actor jsonb, settings jsonb default '{}')
 returns jsonb language plpgsql security definer set search_path = '' as $$
@@ -24,6 +32,9 @@ begin
     return k.id; -- sent again
   end if;
   perform api.refuse_taken_name(add_key.user_id, add_key.name, null);
+  if (add_key.actor ->> 'is_recovery') is null then -- a thief who made 500 keys keeps nobody from recovering the account
+    perform api.refuse_more_keys(add_key.user_id);
+  end if;
   insert into gateway.api_keys as x (user_id, public_id, key_hash, last_four, environment, name, scopes, expires_at, ip_allowlist,
                                      referers, allowed_models, retention)
   values (add_key.user_id, minted ->> 'public_id', minted ->> 'key_hash', minted ->> 'last_four', add_key.environment, add_key.name,
@@ -65,6 +76,17 @@ begin
                 and k.status <> 'revoked' and k.id is distinct from refuse_taken_name.key_id) then
     raise exception using errcode = 'PT400', message = 'invalid_request_error',
       detail = '{"param": "key_name", "message": "Another key has this name."}';
+  end if;
+end $$;
+
+-- Raises 409 when a user has as many keys as one may have. The caller has locked the user.
+create function api.refuse_more_keys(user_id bigint)
+returns void language plpgsql as $$
+begin
+  if (select count(*) from gateway.api_keys k
+       where k.user_id = refuse_more_keys.user_id and k.status <> 'revoked' and k.kind = 'secret') >= api.max_keys() then
+    raise exception using errcode = 'PT409', message = 'conflict', detail = jsonb_build_object(
+      'message', 'The account has ' || api.max_keys() || ' API keys. Delete one before you make another.')::text;
   end if;
 end $$;
 
@@ -230,7 +252,8 @@ end $$;
 grant execute on function api.change_key to gateway_account, service_role;
 
 -- Gives a key another secret, and lets the one before go on for `overlap_s` seconds; 0 ends everything that stood for the key at
--- once, session keys too. The key stays the same: its id, limits and usage. Raises 404 and 403.
+-- once, session keys too. The key stays the same: its id, limits and usage. Raises 404, 403, and 409 when too many former secrets
+-- still work.
 create function api.rotate_key(key_id bigint, user_id bigint, minted jsonb, overlap_s integer, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare was gateway.api_keys;
@@ -239,6 +262,11 @@ begin
   was := api.lock_key(rotate_key.key_id, rotate_key.user_id);
   if was.public_id <> minted ->> 'public_id' then -- else sent again
     perform api.refuse_wider_key(was, actor);
+    if overlap_s > 0 and (select count(*) from gateway.key_credentials c
+                           where c.key_id = was.id and c.kind = 'rotated' and c.expires_at > clock_timestamp()) >= api.max_former_secrets() then
+      raise exception using errcode = 'PT409', message = 'conflict', detail = jsonb_build_object(
+        'message', api.max_former_secrets() || ' former secrets of this key still work. Rotate with overlap_hours 0, which ends them.')::text;
+    end if;
     perform api.replace_secret(was, minted, overlap_s, actor);
   end if;
   return api.key_of(was.id, was.user_id);

@@ -91,14 +91,26 @@ returns boolean language sql immutable as $$
     from unnest(hosts) h, substring(lower(referer) from '^https?://([a-z0-9._-]+)(?::[0-9]*)?(?:[/?#]|$)') host
 $$;
 
+-- Confirms, before the rest of a long body is read, that its key is good: {user_id, key_id}. It takes no management request: what the
+-- body asks for takes its own, when it is admitted. Raises 401 and 403.
+create function api.check_key(key_id text, key_hashes jsonb, ip inet, referer text, scope text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+declare c constant api.caller := api.verify(key_id, key_hashes, ip, referer, scope);
+begin
+  return jsonb_build_object('user_id', c.user_id, 'key_id', c.key_id);
+end $$;
+grant execute on function api.check_key to gateway_chat, service_role;
+
 -- The caller of a key: {user_id, key_id, environment, role, username, scopes}, scopes being what key and role both allow;
--- raises 401 or 403.
+-- raises 401, 403, or 429 when the user makes too many management requests.
 create function api.authenticate(key_id text, key_hashes jsonb, ip inet, referer text, scope text)
-returns jsonb language sql stable security definer set search_path = '' as $$
-  select jsonb_build_object('user_id', c.user_id, 'key_id', c.key_id, 'environment', c.environment, 'role', c.role,
-                            'username', c.username, 'scopes', api.shared(c.key_scopes, c.role_scopes))
-    from api.verify(key_id, key_hashes, ip, referer, scope) c
-$$;
+returns jsonb language plpgsql security definer set search_path = '' as $$
+declare c constant api.caller := api.verify(key_id, key_hashes, ip, referer, scope);
+begin
+  perform api.take_management(c.user_id, c.key_id);
+  return jsonb_build_object('user_id', c.user_id, 'key_id', c.key_id, 'environment', c.environment, 'role', c.role,
+                            'username', c.username, 'scopes', api.shared(c.key_scopes, c.role_scopes));
+end $$;
 grant execute on function api.authenticate to gateway_auth, gateway_chat, gateway_catalog, gateway_account, gateway_admin,
   gateway_billing, gateway_history, gateway_trials, service_role;
 

@@ -13,6 +13,7 @@ begin
   if found and p.request_hash is distinct from open_payment.request_hash then
     raise exception using errcode = 'PT422', message = 'idempotency_key_reused', detail = '{"param": "Idempotency-Key"}';
   elsif not found then
+    perform api.refuse_more_payments(open_payment.user_id);
     insert into gateway.payments (user_id, kind, amount_cents, credit_nano, idempotency_key, request_hash)
     values (open_payment.user_id, open_payment.kind, open_payment.amount_cents, open_payment.credit_nano, open_payment.key,
             open_payment.request_hash) returning * into p;
@@ -21,6 +22,23 @@ begin
   return api.payment_shown(p);
 end $$;
 grant execute on function api.open_payment to gateway_billing, service_role;
+
+-- The payments that a user may open in an hour and not pay: each is a call to Stripe.
+create function api.max_open_payments()
+returns integer language sql immutable as $$ select 20 $$;
+
+-- Raises 429 when a user has opened too many payments lately that are not paid. The caller has locked the user.
+create function api.refuse_more_payments(user_id bigint)
+returns void language plpgsql as $$
+begin
+  if (select count(*) from (select from gateway.payments p
+        where p.user_id = refuse_more_payments.user_id and p.status = 'pending' and p.created_at > clock_timestamp() - interval '1 hour'
+        limit api.max_open_payments()) p) >= api.max_open_payments() then
+    raise exception using errcode = 'PT429', message = 'rate_limit_exceeded', detail = jsonb_build_object(
+      'scope', 'payments', 'retry_after_ms', 600000,
+      'message', 'This account has opened too many payments that are not paid. Pay one of them, or try again in ten minutes.')::text;
+  end if;
+end $$;
 
 -- A payment as the functions and the audit log see it.
 create function api.payment_shown(p gateway.payments)

@@ -32,6 +32,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
   select api.plan_shown(p) || jsonb_build_object(
     'status', case when a.id is null then 'default' else a.status end, 'started_at', a.started_at, 'ends_at', a.ends_at,
     'usage', jsonb_build_object(
+      'stored_bytes', coalesce((select s.bytes from gateway.storage s where s.user_id = plan_of.user_id), 0),
       'requests_today', case when b.day = (clock_timestamp() at time zone 'utc')::date then b.day_requests else 0 end,
       'tokens_today', case when b.day = (clock_timestamp() at time zone 'utc')::date then b.day_tokens else 0 end,
       'requests_this_month', case when b.month = date_trunc('month', clock_timestamp() at time zone 'utc')::date then b.month_requests else 0 end,
@@ -70,7 +71,8 @@ begin
     requests_per_minute = p.requests_per_minute, tokens_per_minute = p.tokens_per_minute, concurrency = p.concurrency,
     monthly_price_cents = p.monthly_price_cents, allowance_nano = p.allowance_nano,
     daily_request_limit = p.daily_request_limit, monthly_request_limit = p.monthly_request_limit,
-    daily_token_limit = p.daily_token_limit, monthly_token_limit = p.monthly_token_limit, is_active = p.is_active
+    daily_token_limit = p.daily_token_limit, monthly_token_limit = p.monthly_token_limit, stored_bytes = p.stored_bytes,
+    is_active = p.is_active
    where x.id = p.id returning * into p;
   perform api.audit(actor, 'plan.saved', 'plan:' || p.name, null, case when was.id is not null then api.plan_shown(was) end,
                     api.plan_shown(p));

@@ -260,3 +260,36 @@ begin
   end if;
   return tightest;
 end $$;
+
+-- Raises the 429 of a request that could not be admitted at this moment, and takes nothing: what it would read is then not read.
+create function api.refuse_busy(user_id bigint, key_id bigint)
+returns void language plpgsql stable as $$
+declare l record; b gateway.rate_limit_buckets; at constant timestamptz := clock_timestamp(); step interval;
+begin
+  for l in select * from api.limits_of(refuse_busy.user_id, refuse_busy.key_id) loop
+    select * into b from gateway.rate_limit_buckets x where x.scope = l.scope and x.id = l.id;
+    step := make_interval(secs => coalesce(60.0 / l.requests_per_minute, 0));
+    if (l.requests_per_minute is not null and greatest(b.requests_tat, at) + step > at + interval '1 minute')
+       or (l.tokens_per_minute is not null and b.tokens_tat >= at + interval '1 minute') then
+      perform api.refuse_rate(l.scope, l.id, l.requests_per_minute, l.tokens_per_minute, step, interval '0', at);
+    elsif l.concurrency <= (select count(*) from gateway.credit_holds h
+                             where h.user_id = refuse_busy.user_id and h.state = 'held' and h.expires_at > at
+                               and (l.scope = 'user' or h.key_id = refuse_busy.key_id)) then
+      raise exception using errcode = 'PT429', message = 'concurrency_limit_exceeded',
+        detail = jsonb_build_object('scope', l.scope, 'retry_after_ms', 1000)::text;
+    end if;
+  end loop;
+end $$;
+
+-- The management requests (all that is no inference) that one key may make in a minute, and all keys of a user together. A key is
+-- less than its user: a thief with one cannot keep its owner from ending it.
+create function api.max_management(of_key boolean)
+returns integer language sql immutable as $$ select case when of_key then 300 else 1200 end $$;
+
+-- Takes one management request of a user's key; raises 429. The buckets are of their own: who lists keys completes all the same.
+create function api.take_management(user_id bigint, key_id bigint)
+returns void language plpgsql as $$
+begin
+  perform api.take('management', take_management.user_id, api.max_management(false), null, 0, null);
+  perform api.take('management_key', take_management.key_id, api.max_management(true), null, 0, null);
+end $$;

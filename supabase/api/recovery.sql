@@ -53,7 +53,8 @@ begin
     number := number + 1;
     key_name := recover_account.name || ' ' || number;
   end loop;
-  acting := actor || jsonb_build_object('name', 'user:' || person.id, 'user_id', person.id, 'scopes', scopes);
+  acting := actor || jsonb_build_object('name', 'user:' || person.id, 'user_id', person.id, 'scopes', scopes,
+                                        'is_recovery', true);
   perform api.audit(acting, 'recovery.ended', 'user:' || person.id, person.id, null,
                     jsonb_build_object('public_id', minted ->> 'public_id'));
   made := api.add_key(person.id, minted, environment, key_name, scopes, acting, '{}');

@@ -22,6 +22,24 @@ begin
 end $$;
 grant execute on function api.create_user to gateway_admin, service_role;
 
+-- Locks an account that is to be changed; raises 403 when it was suspended or deleted meanwhile: nothing is stored after that.
+create function api.lock_account(user_id bigint)
+returns void language plpgsql as $$
+begin
+  perform from gateway.users u where u.id = lock_account.user_id and u.status = 'active' for no key update;
+  if not found then
+    raise exception using errcode = 'PT403', message = 'account_closed';
+  end if;
+end $$;
+
+-- Whether an account was deleted: what is on its way for it is booked and not kept. In plpgsql, which keeps its plan (see
+-- correct_tokens).
+create function api.is_deleted(user_id bigint)
+returns boolean language plpgsql stable as $$
+begin
+  return exists (select from gateway.users u where u.id = is_deleted.user_id and u.status = 'deleted');
+end $$;
+
 -- What a user was granted and has used in all, and what is held now, in nano-dollars.
 create function api.credits(user_id bigint)
 returns jsonb language sql stable security definer set search_path = '' as $$

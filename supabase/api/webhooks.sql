@@ -6,7 +6,7 @@ returns integer language sql immutable as $$ select 10 $$;
 
 -- A webhook as its owner and the audit log see it.
 create function api.webhook_shown(w gateway.webhooks)
-returns jsonb language sql immutable as $$ select to_jsonb(w) - array['user_id', 'sealed'] $$;
+returns jsonb language sql immutable as $$ select to_jsonb(w) - array['user_id', 'sealed', 'last_ms'] $$;
 
 -- Raises 400 for an event that nobody can have sent.
 create function api.refuse_unknown_events(events jsonb)
@@ -18,13 +18,13 @@ begin
   end if;
 end $$;
 
--- Stores a webhook and returns it. Audited. Raises 400 for an unknown event and 409 when the user has as many as he may.
+-- Stores a webhook and returns it. Audited. Raises what api.confirm raises, 400 for an unknown event, and 409 when the user has as
+-- many as one may have.
 create function api.create_webhook(user_id bigint, url text, events jsonb, sealed text, actor jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 declare w gateway.webhooks;
 begin
   actor := api.confirm(actor, user_id);
-  perform from gateway.users u where u.id = create_webhook.user_id for no key update;
   select * into w from gateway.webhooks x where x.user_id = create_webhook.user_id and x.sealed = create_webhook.sealed;
   if found then
     return api.webhook_shown(w); -- sent again
@@ -94,6 +94,7 @@ begin
   end if;
   w := api.lock_webhook(delete_webhook.webhook_id, delete_webhook.user_id);
   delete from gateway.webhooks x where x.id = w.id;
+  perform api.withdraw_deliveries(w.id);
   perform api.audit(actor, 'webhook.deleted', 'webhook:' || w.id, w.user_id, api.webhook_shown(w), null);
   return 'null'::jsonb;
 end $$;

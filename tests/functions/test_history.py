@@ -243,3 +243,17 @@ async def test_a_key_that_reads_no_account_has_what_it_stored_itself(gateway: In
     assert (await asked(gateway, "DELETE", f"/chat/sessions/{own}", narrow)).status_code == 200
     assert (await asked(gateway, "DELETE", session)).status_code == 200
     assert (await asked(gateway, "DELETE", stored)).status_code == 200
+
+
+async def test_what_other_keys_stored_takes_no_place_in_a_search(gateway: InProcess):
+    others, narrow = await a_session(gateway), await gateway.a_key("dev", Scope.INFERENCE)
+    own = (await asked(gateway, "POST", "/chat/sessions", narrow, title="Own")).json()["session_id"]
+    await asked(gateway, "POST", f"/chat/sessions/{own}/messages", narrow, role="user", content="Of tides")
+    await gateway.books.execute(
+        "insert into gateway.chat_messages (session_id, user_id, role, content, bytes)"
+        " select $1, $2, 'user', '\"x\"', 250000 from generate_series(1, 21)",
+        others,
+        gateway.user_id,
+    )
+    found = (await asked(gateway, "POST", "/chat/search", narrow, query="of tides")).json()
+    assert [each["id"] for each in found["data"]] == [own]

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway import outbox
+from gateway import outbox, recovery
 from gateway.scopes import CUSTOMER, Scope
 from local import seed
 from tests.functions.test_errors import error_of
+from tests.harness.gateway import eventually
 
 if TYPE_CHECKING:
     import httpx
@@ -108,6 +109,42 @@ async def test_nobody_can_tell_who_has_an_account(gateway: InProcess):
     assert answers == {(202, known[0].text, "application/json")}
 
 
+async def test_an_answer_does_not_wait_for_the_work(gateway: InProcess):
+    """Of an account the work is longer, and longer still where it has to wait: no answer shows it."""
+    transaction = gateway.books.transaction()
+    await transaction.start()
+    await gateway.books.fetch("select from gateway.users where id = $1 for update", gateway.user_id)
+    known = await ask(gateway)
+    assert known.status_code == 202, "while its account is locked"
+    await transaction.rollback()
+
+    async def found() -> list[Any]:
+        return await gateway.rows("select from gateway.recovery_tokens")
+
+    assert len(await eventually(found)) == 1
+    gateway.line.cut = {"start_recovery"}
+    assert (await ask(gateway)).status_code == 503, "a database that is away is no secret"
+
+
+@pytest.mark.parametrize("email", [ADDRESS, "nobody@example.com"])
+async def test_nobody_is_answered_before_the_others(gateway: InProcess, monkeypatch: pytest.MonkeyPatch, email: str):
+    answered = asyncio.Event()
+    monkeypatch.setattr(recovery, "ANSWER_S", 3600.0)
+
+    async def asking() -> None:
+        await ask(gateway, email)
+        answered.set()
+
+    task = asyncio.create_task(asking())
+
+    async def worked() -> bool:
+        return "start_recovery" in gateway.line.calls and not recovery._working
+
+    assert await eventually(worked)
+    assert not answered.is_set(), "the work is done, and its asker does not know"
+    task.cancel()
+
+
 async def test_three_tokens_are_alive_at_once(gateway: InProcess, mailbox: Mailbox):
     for _ in range(5):
         await ask(gateway)
@@ -123,6 +160,16 @@ async def test_three_tokens_are_alive_at_once(gateway: InProcess, mailbox: Mailb
 async def test_askers_at_once_make_three(gateway: InProcess):
     await asyncio.gather(*(ask(gateway) for _ in range(TOGETHER)))
     assert len(await gateway.rows("select from gateway.recovery_tokens")) == 3
+
+
+async def test_an_account_that_has_all_its_keys_is_recovered(gateway: InProcess, mailbox: Mailbox):
+    await gateway.books.execute(
+        "insert into gateway.api_keys (user_id, public_id, key_hash, environment, name)"
+        " select $1, lpad(n::text, 12, '0'), 'v1:' || repeat('0', 64), 'dev', 'many ' || n"
+        "   from generate_series(1, 500) n",
+        gateway.user_id,
+    )
+    assert (await confirm(gateway, await a_token(gateway, mailbox))).status_code == 201
 
 
 async def test_a_token_is_over_after_an_hour(gateway: InProcess, mailbox: Mailbox):

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from gateway.http.adapter import NotAnHttpEvent, Request, lambda_handler
+from gateway.http.edge import Edge
 
 
 def an_event(**members: Any) -> dict[str, Any]:
@@ -214,3 +215,25 @@ def test_neither_adapter_nor_runtime_imports_a_framework_or_sdk():
         "requests",
     }
     assert len(modules) < 220
+
+
+@pytest.mark.parametrize(
+    ("character", "count", "status"),
+    [
+        ("x", 6_200_000, 200),
+        ("x", 6_292_000, 413),
+        ('"', 3_100_000, 200),
+        ('"', 3_150_000, 413),
+        ("\n", 3_150_000, 413),
+    ],
+)
+def test_an_answer_that_lambda_would_not_take_is_a_413(character: str, count: int, status: int):
+    async def long(_: Any) -> Response:
+        return PlainTextResponse(character * count)
+
+    app = Edge(Starlette(routes=[Route("/long", long)]), [])
+    reply = lambda_handler(app)(an_event(path="/long"), None)  # type: ignore[arg-type]
+    assert reply["statusCode"] == status
+    assert len(json.dumps(reply, ensure_ascii=False).encode()) < 6 * 1024 * 1024
+    if status == 413:
+        assert json.loads(reply["body"])["error"]["code"] == "payload_too_large"

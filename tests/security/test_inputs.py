@@ -176,7 +176,7 @@ async def test_a_large_body_without_a_length(gateway: InProcess):
 
     response = await gateway.client.post(PATH, headers=gateway.headers(), content=chunks())
     error_of(response, 413, "payload_too_large")
-    assert gateway.line.calls == ["authenticate"]
+    assert gateway.line.calls == ["check_key"]
 
 
 STRANGE = (
@@ -203,8 +203,10 @@ async def test_strings_are_only_strings(gateway: InProcess):
 
 async def test_the_most_messages(gateway: InProcess):
     assert (await post(gateway, body(messages=HELLO * 2048))).status_code == 200
-    assert (await post(gateway, body(n=128, max_tokens=1))).status_code == 200
+    assert (await post(gateway, body(n=8, max_tokens=1))).status_code == 200
     await gateway.ended(2)
+    error = error_of(await post(gateway, body(n=128, max_tokens=1)), 400, "invalid_request_error")
+    assert (error["param"], error["message"]) == ("n", "The sandbox answers with 8 choices at most.")
 
 
 async def test_host_is_not_believed(gateway: InProcess):

@@ -85,16 +85,17 @@ def test_a_text_that_is_cut_takes_no_longer(cut: bytes):
 async def test_more_than_the_beginning_is_read_only_for_a_valid_key(gateway: InProcess, made_up: str, path: str):
     for _ in range(2):
         assert b" 401 " in await half_sent(gateway, made_up, path)
-    assert gateway.line.calls == ["authenticate", "record_refusal"]  # of the first: the second is remembered
+    assert gateway.line.calls == ["check_key", "record_refusal"]  # of the first: the second is remembered
 
 
 async def test_the_largest_body_of_a_made_up_key_that_is_read(gateway: InProcess, made_up: str):
     frame = len(body(user=""))
-    for size, calls in ((0, ["authorize", "settle"]), (1, ["authenticate", "authorize", "settle"])):
+    for size, calls in ((0, ["authorize", "settle"]), (1, ["check_key", "authorize", "settle"])):
         gateway.line.calls.clear()
         assert (await post(gateway, body(user="x" * (UNVERIFIED_BYTES - frame + size)))).status_code == 200
         await gateway.ended(1 + size)
         assert gateway.line.calls == calls
+    assert await gateway.rows("select from gateway.rate_limit_buckets where scope like 'management%'") == []
     error_of(await post(gateway, body(user="x" * (UNVERIFIED_BYTES - frame)), made_up), 401, "invalid_api_key")
     assert gateway.line.calls[3:] == ["authorize", "record_refusal"]
 
@@ -117,7 +118,7 @@ async def test_what_has_no_room_is_refused(gateway: InProcess, monkeypatch: pyte
 async def test_what_has_no_room_once_it_is_parsed_is_refused(gateway: InProcess, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(verified, "left", 400_000)
     assert (await post(gateway, body(user="x" * 300_000))).status_code == 503
-    assert gateway.line.calls == ["authenticate"]
+    assert gateway.line.calls == ["check_key"]
     assert (anonymous.left, verified.left) == (anonymous.size, 400_000)
     assert (await post(gateway, body(user="x" * 70_000))).status_code == 200
     await gateway.ended()
@@ -131,7 +132,7 @@ async def test_with_little_room_left_less_is_read_for_a_key_that_is_not_verified
     error_of(await post(gateway, large, made_up), 401, "invalid_api_key")
     assert (await post(gateway, large)).status_code == 200
     await gateway.ended()
-    assert gateway.line.calls == ["authenticate", "record_refusal", "authenticate", "authorize", "settle"]
+    assert gateway.line.calls == ["check_key", "record_refusal", "check_key", "authorize", "settle"]
 
 
 async def test_a_managements_body(gateway: InProcess):

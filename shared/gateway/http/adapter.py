@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from mangum.types import ASGI, LambdaConfig, LambdaContext, Response, Scope
 
+MAX_REPLY_BYTES = 6 * 1024 * 1024 - 65_536
+"""Lambda takes replies of 6 MB, of which this is left for the body: headers and the rest are less."""
+
 type Handler = Callable[[Any, LambdaContext], dict[str, Any]]
 
 CONFIG: LambdaConfig = {
@@ -84,7 +87,8 @@ class Request(APIGateway):
 
 
 def lambda_handler(app: ASGI) -> Handler:
-    """The Lambda handler of a buffered group: one REST event in, the app's whole answer out, no lifespan.
+    """The Lambda handler of a buffered group: one REST event in, the app's whole answer out, no lifespan. An answer
+    that Lambda would not take (it makes a 502 of it) is a 413 that says what to do.
 
     All invocations share one event loop, so that a connection which one of them opened serves the next. It is
     not asyncio's "current" loop, which Mangum's own handler asks for: that is deprecated.
@@ -94,9 +98,32 @@ def lambda_handler(app: ASGI) -> Handler:
         request = Request(event, context)
         cycle = HTTPCycle(request.scope, request.body)
         _loop().run_until_complete(cycle.run(app))
-        return request({"status": cycle.status, "headers": cycle.headers, "body": cycle.body})
+        reply = request({"status": cycle.status, "headers": cycle.headers, "body": cycle.body})
+        return reply if _fits(reply) else _refusal(request, cycle)
 
     return handler
+
+
+def _fits(reply: dict[str, Any]) -> bool:
+    """Whether Lambda takes a reply: its body is a JSON string in it, where some characters take two bytes."""
+    body: str = reply["body"]
+    if len(body) < MAX_REPLY_BYTES // 8:
+        return True
+    escaped = sum(body.count(character) for character in '"\\\n\r\t')
+    return len(body.encode()) + escaped <= MAX_REPLY_BYTES
+
+
+def _refusal(request: Request, cycle: HTTPCycle) -> dict[str, Any]:
+    """The reply in place of one that is too large."""
+    from gateway.errors import PayloadTooLarge  # noqa: PLC0415 - the streaming runtime does without
+    from gateway.http.edge import body_of  # noqa: PLC0415
+
+    given = dict(cycle.headers)
+    error = PayloadTooLarge("The answer is larger than 6 MB. Ask for fewer rows, or for a shorter time.")
+    body = body_of(error, given.get(b"x-request-id", b"").decode())
+    headers = [[name, value] for name, value in cycle.headers if name not in (b"content-length", b"content-type")]
+    headers += [[b"content-type", b"application/json"], [b"content-length", str(len(body)).encode()]]
+    return request({"status": error.status, "headers": headers, "body": body})
 
 
 @cache
