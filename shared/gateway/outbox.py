@@ -151,7 +151,8 @@ async def _deliver(
     client: httpx.AsyncClient, url: str, secret: Secret, delivery: Delivery, told: Mapping[str, Any]
 ) -> None:
     body = msgspec.json.encode({"type": delivery["event"], "timestamp": delivery["created_at"], "data": told})
-    await post(client, url, body, signed(secret, f"evt_{delivery['event_id']}", int(time.time()), body))
+    headers = signed(secret, f"evt_{delivery['event_id']}", int(time.time()), body)
+    await post(client, url, body, headers, delivery["receiver"].get("user_id"))
 
 
 async def _deliver_to_bus(_client: httpx.AsyncClient, delivery: Delivery) -> None:

@@ -34,15 +34,17 @@ class Undelivered(Exception):
         self.hopeless = hopeless
 
 
-async def post(client: httpx.AsyncClient, url: str, body: bytes, headers: dict[str, str]) -> None:
-    """POST to a public address, or to this machine in the stage `dev`.
+async def post(
+    client: httpx.AsyncClient, url: str, body: bytes, headers: dict[str, str], whose: Hashable = None
+) -> None:
+    """POST to a public address, or to this machine in the stage `dev`; `whose` it is as for `public_address`.
 
     Raises Undelivered, httpx.HTTPError and OSError (a TimeoutError is one).
     """
     import httpx  # noqa: PLC0415 - who only looks at an address does without
 
     target = httpx.URL(url)
-    address = await public_address(url)
+    address = await public_address(url, whose)
     headers = {**headers, "content-type": "application/json", "host": target.netloc.decode()}
     # the address that was looked at is the one that is asked; the certificate is still the name's
     request = client.build_request(

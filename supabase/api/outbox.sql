@@ -164,7 +164,7 @@ returns jsonb language sql stable as $$
         from gateway.users u cross join lateral (select api.mail_address(u, receiver.event, receiver.payload) as address) m
        where u.id = receiver.target and m.address is not null)
     when 'webhook' then (
-      select jsonb_build_object('url', w.url, 'sealed', w.sealed)
+      select jsonb_build_object('url', w.url, 'sealed', w.sealed, 'user_id', w.user_id)
         from gateway.webhooks w join gateway.users u on u.id = w.user_id
        where w.id = receiver.target and w.is_active and u.status = 'active') end
 $$;
