@@ -24,7 +24,12 @@ def scratch(name: str) -> Iterator[Path]:
     """A new folder, in memory where there is room and on disk elsewhere, removed however this process ends."""
     folder = Path(tempfile.mkdtemp(prefix=f"gatewayz-{name}-", dir=_memory()))
     folder.chmod(0o711)  # Postgres may run as another user
-    guard = subprocess.Popen(["sh", "-c", REMOVE, str(folder)], stdin=subprocess.PIPE, cwd="/", start_new_session=True)
+    command = ["sh", "-c", REMOVE, str(folder)]
+    try:
+        guard = subprocess.Popen(command, stdin=subprocess.PIPE, cwd="/", start_new_session=True)
+    except BaseException:
+        folder.rmdir()
+        raise
     try:
         yield folder
     finally:
