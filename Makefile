@@ -10,7 +10,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 	--no-emit-index-url --custom-compile-command "make lock" --exclude-newer "7 days"
 
 # Workers take the tests as they come (tests/conftest.py says how many); one that dies ends the run.
-IN_PARALLEL := --progress --numprocesses auto --dist worksteal --max-worker-restart 0 --durations 10
+IN_PARALLEL := --progress --dist worksteal --max-worker-restart 0 --durations 10
 
 export SAM_CLI_TELEMETRY := 0
 # Every function and test is a process that would compile its modules anew.
@@ -65,13 +65,13 @@ template:
 	$(BIN)/cfn-lint template.yaml
 
 architecture:
-	$(BIN)/pytest -q tests/architecture
+	$(BIN)/pytest -q -m "not process" tests/architecture
 
 test: $(DEV) ## all tests, on a real Postgres and real Lambda processes
-	$(BIN)/pytest -q $(IN_PARALLEL)
+	$(BIN)/pytest -q $(IN_PARALLEL) --numprocesses auto
 
 quick: $(DEV) ## the tests that start no process, no Postgres either: within a minute
-	$(BIN)/pytest -q $(IN_PARALLEL) -m "not process and not clients and not sam_local"
+	$(BIN)/pytest -q $(IN_PARALLEL) --numprocesses logical -m "not process and not clients and not sam_local"
 
 versions: $(DEV) tests/versions/node_modules ## what concerns the database, on each Postgres that Supabase runs; needs Node and pgbouncer
 	@for postgres in $(CURDIR)/tests/versions/node_modules/*/native/bin; do \

@@ -46,8 +46,8 @@ def chance(request: pytest.FixtureRequest) -> Chance:
     return Random(request.config.getoption("randomly_seed"))  # noqa: S311 - an order, not a secret
 
 
-WORKERS_A_CORE = 2
-"""A worker waits two thirds of its time: for its Postgres, for processes that start, for a deadline under test."""
+EXTRA_WORKERS = 1
+"""Beside one for each core: a worker waits for its Postgres, for processes that start, for a deadline under test."""
 STARTS_PROCESSES = {"server", "built", "bare_python", "image", "aws", "strict_server", "mortal_server", "docker"}
 """Fixtures whose tests have the mark `process` by themselves."""
 running: list[pytest.Item] = []
@@ -59,8 +59,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    return WORKERS_A_CORE * (os.process_cpu_count() or 1)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`logical` is for tests that wait for nothing."""
+    extra = 0 if config.getoption("numprocesses") == "logical" else EXTRA_WORKERS
+    return extra + (os.process_cpu_count() or 1)
 
 
 @pytest.hookimpl(wrapper=True)

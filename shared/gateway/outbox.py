@@ -144,15 +144,22 @@ async def _deliver_to_webhook(client: httpx.AsyncClient, delivery: Delivery) -> 
         else value
         for name, value in payload.items()
     }
-    await _deliver(client, receiver["url"], Secret(sealing.unseal(receiver["sealed"])), delivery, told)
+    await _deliver(
+        client, receiver["url"], Secret(sealing.unseal(receiver["sealed"])), delivery, told, receiver["user_id"]
+    )
 
 
 async def _deliver(
-    client: httpx.AsyncClient, url: str, secret: Secret, delivery: Delivery, told: Mapping[str, Any]
+    client: httpx.AsyncClient,
+    url: str,
+    secret: Secret,
+    delivery: Delivery,
+    told: Mapping[str, Any],
+    whose: int | None = None,
 ) -> None:
     body = msgspec.json.encode({"type": delivery["event"], "timestamp": delivery["created_at"], "data": told})
     headers = signed(secret, f"evt_{delivery['event_id']}", int(time.time()), body)
-    await post(client, url, body, headers, delivery["receiver"].get("user_id"))
+    await post(client, url, body, headers, whose)
 
 
 async def _deliver_to_bus(_client: httpx.AsyncClient, delivery: Delivery) -> None:

@@ -71,6 +71,7 @@ def test_who_does_not_measure_needs_no_package_for_it(program: str):
     assert "prometheus" not in (ROOT / "requirements/run.txt").read_text()
 
 
+@pytest.mark.process
 async def test_without_the_settings_that_all_need_it_does_not_start():
     async with started(STAGE="") as process:
         assert await process.ended() == 1

@@ -128,6 +128,7 @@ async def test_an_offer_is_a_snapshot_of_the_price(operator: Connection) -> None
             "request_price": 13,
             "cache_read_price": 3,
             "cache_write_price": 7,
+            "context_length": 8192,
         }
     ]
     hold = await call("authorize", **a_request(caller))

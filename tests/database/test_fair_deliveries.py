@@ -80,8 +80,12 @@ async def test_a_slow_webhook_holds_up_nobody_elses(operator: Connection) -> Non
         async def came() -> bool:
             return "/other" in [path for path, *_ in receiver.came]
 
+        async def all_busy() -> bool:
+            return receiver.working == 4
+
         assert await eventually(came), "while the slow ones are under way"
-        assert receiver.working == receiver.most == 4
+        assert await eventually(all_busy)
+        assert receiver.most == 4
         receiver.let.set()
         assert await running == {"sent": 301, "failed": 0}
 

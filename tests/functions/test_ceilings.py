@@ -45,7 +45,7 @@ async def test_the_provider_is_asked_for_no_more_than_was_held(
             5_000,
             lambda _bound, likely: (5_000 - likely) // 2,
         ),  # the prompt's bound fills the context, the prompt does not
-        (100, lambda _bound, _likely: 1),
+        (100, 16_384),  # it does not fit, and its provider says so
     ],
 )
 async def test_without_a_ceiling_the_answer_is_asked_for_within_the_models_context(

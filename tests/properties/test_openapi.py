@@ -37,7 +37,7 @@ def test_the_document_has_every_route_that_is_deployed() -> None:
     assert described == deployed()
 
 
-@pytest.mark.parametrize(("path", "method"), OPERATIONS, ids=" ".join)
+@pytest.mark.parametrize(("path", "method"), OPERATIONS, ids=str)
 async def test_no_input_makes_an_operation_fail(gateway: InProcess, stripe: Stripe, path: str, method: str):
     assert stripe.address
     keys = {"customer": gateway.key, "operator": gateway.admin_key, "nobody": None}

@@ -24,6 +24,8 @@ from gateway.settlements import MAX_ANSWER_BYTES, TOO_LARGE, Settlement
 
 BUDGETS = (("reasoning", "max_tokens"), ("thinking", "budget_tokens"))
 """Members that say how many of a completion's tokens may be thoughts."""
+LEAST_ROOM = 16
+"""Tokens; with less room than that the prompt does not fit, which its provider says better than a cut answer."""
 
 
 class Dialect(Protocol):
@@ -121,13 +123,15 @@ class Bill:
     def _room(self, offer: Offer) -> int | None:
         """Tokens that an answer without a ceiling of its caller's may have beside its prompt. Servers refuse a ceiling
         that leaves the prompt no room (vLLM: prompt + max_tokens above the context is a 400). Where the prompt's bound
-        fills the context, half of what its estimate leaves: the estimate may be too low.
+        fills the context, half of what its estimate leaves, since it may be too low; None where that leaves nothing.
         """
         if offer.context_length is None:
             return None
         bounds = self.call.bounds
-        beside_bound = offer.context_length - bounds.prompt_tokens
-        return max(1, beside_bound, (offer.context_length - bounds.likely_prompt_tokens) // 2)
+        room = max(
+            offer.context_length - bounds.prompt_tokens, (offer.context_length - bounds.likely_prompt_tokens) // 2
+        )
+        return room if room >= LEAST_ROOM else None
 
     def upstream_body(self, offer: Offer, provider: Provider) -> dict[str, Any]:
         """The caller's body for one offer: its own name of the model, usage always, and the ceiling that was held."""
