@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 SLOW = {
+    "tests/chaos/test_chaos.py::test_every_answer_is_paid_and_the_gateway_comes_back_from_every_fault",
     "tests/properties/test_books.py::test_the_books_are_as_their_model",
+    "tests/properties/test_exactness.py::test_a_million_charges_are_exact",
     "tests/properties/test_ledger.py::test_the_ledger_is_as_its_model",
+    "tests/security/test_authorization.py::test_without_one_good_key_nothing_is_asked",
 }
 """The tests that may take more than 20 seconds. One more has to be worth it to everybody who waits."""
 SMALL = """

@@ -18,6 +18,7 @@ ONCE = {name: fault for name, fault in FAULTS.items() if name != "no name is fou
 """All but the one whose time-outs take longer than a test may."""
 
 
+@pytest.mark.slow("each fault of make chaos in its short form, one after the other on one gateway")
 @pytest.mark.process
 async def test_every_answer_is_paid_and_the_gateway_comes_back_from_every_fault() -> None:
     with scratch("chaos") as folder, ExitStack() as stack:

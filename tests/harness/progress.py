@@ -61,8 +61,9 @@ class Progress:
         return None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0) + report.duration
-        if self._seconds[report.nodeid] > SLOW_S and "slow" not in report.keywords:
+        if report.when != "setup":  # what is made once for the run is made in some test's setup
+            self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0) + report.duration
+        if self._seconds.get(report.nodeid, 0) > SLOW_S and "slow" not in report.keywords:
             self._unmarked.add(report.nodeid)
         if report.failed:
             self._failed += 1

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 
 from gateway import money
 from gateway.credits import Offer, Tier
 from gateway.inference.metering import Usage, cost_nano
+
+if TYPE_CHECKING:
+    from tests.conftest import Chance
 
 USAGES = 1_000_000
 PRICES = (
@@ -28,18 +32,18 @@ TIERS = 200
 """Offers at random, each with other prices above some length."""
 
 
-def an_offer() -> tuple[Offer, list[list[Fraction]], int]:
+def an_offer(chance: Chance) -> tuple[Offer, list[list[Fraction]], int]:
     """An offer at random, its prices in nano-dollars (prompt, cached, written to the cache, completion, request) below
     and above a length, and that length.
     """
-    request = secrets.choice(REQUEST_PRICES)
-    written = [[secrets.choice(PRICES) for _ in range(4)] for _ in range(2)]
+    request = chance.choice(REQUEST_PRICES)
+    written = [[chance.choice(PRICES) for _ in range(4)] for _ in range(2)]
     names = ("prompt_price", "cache_read_price", "cache_write_price", "completion_price")
     below, above = [
         {name: money.parse(price, scale=money.NANO * money.MILLION) for name, price in zip(names, prices, strict=True)}
         for prices in written
     ]
-    length = secrets.randbelow(0x1FFFF)
+    length = chance.randrange(0x1FFFF)
     of_request = money.parse(request, scale=money.NANO * money.MILLION)
     tiers = [Tier(length, **above)]
     head = {"model": "m", "provider": "p", "upstream_id": "u", "max_output_tokens": 4096}
@@ -47,9 +51,10 @@ def an_offer() -> tuple[Offer, list[list[Fraction]], int]:
     return offer, [[Fraction(price) * money.NANO for price in [*prices, request]] for prices in written], length
 
 
-def test_a_million_charges_are_exact():
+@pytest.mark.slow("a million charges: the number that the promise names")
+def test_a_million_charges_are_exact(chance: Chance):
     """Each is the exact cost rounded up once, so that all of them are within a nano-dollar each of the exact sum."""
-    offers = [an_offer() for _ in range(TIERS)]
+    offers = [an_offer(chance) for _ in range(TIERS)]
     # whole numbers over one denominator: exact, and fast enough for a million
     scale = 10**15
     scaled = [(offer, [[int(p * scale) for p in prices] for prices in exact], at) for offer, exact, at in offers]
@@ -58,7 +63,7 @@ def test_a_million_charges_are_exact():
         for (_, exact, _), (_, parts, _) in zip(offers, scaled, strict=True)
     )
     charged = exact_sum = 0
-    noise = secrets.token_bytes(12 * USAGES)
+    noise = chance.randbytes(12 * USAGES)
     for number in range(USAGES):
         part = int.from_bytes(noise[12 * number : 12 * number + 12])
         offer, tiers, length = scaled[part % TIERS]

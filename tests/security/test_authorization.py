@@ -48,6 +48,7 @@ async def direct(method: str, path: str, credentials: str) -> int:
     return status
 
 
+@pytest.mark.slow("every guarded route with every shape of header that is not one good key")
 async def test_without_one_good_key_nothing_is_asked(gateway: InProcess):
     before, key = await gateway.tables(), gateway.key
     other = keys.mint("live").plaintext
