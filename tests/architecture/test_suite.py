@@ -96,5 +96,6 @@ def test_a_failure_is_named_when_it_happens_and_the_last_line_is_pytests(tmp_pat
     lines = done.stdout.splitlines()
     named = next(at for at, line in enumerate(lines) if line.startswith("FAILED") and "why it failed" in line)
     assert any("of 8" in line and "to go" in line for line in lines[:named]), "how far it was before"
+    assert any(line.startswith("FAILED") and "test_one[5]" in line for line in lines[-3:]), "and again at the end"
     assert lines[-1].startswith("1 failed, 7 passed in")
     assert done.returncode == 1

@@ -53,7 +53,7 @@ class Progress:
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """The same categories as ever, without a letter."""
         if report.failed:
-            return ("failed" if report.when == "call" else "error"), "", ""
+            return ("failed", "", "FAILED") if report.when == "call" else ("error", "", "ERROR")
         if report.skipped and not hasattr(report, "wasxfail"):
             return "skipped", "", ""
         if report.passed and report.when == "call" and not hasattr(report, "wasxfail"):
