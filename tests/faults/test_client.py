@@ -87,6 +87,7 @@ async def test_who_stops_reading_is_left_and_pays(
     gateway: InProcess, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(reply, "SEND_S", 0.1)
+    monkeypatch.setattr(reply, "READ_ON_S", 0.1)
     before = await gateway.balance()
     gateway.connect("openrouter", upstream.url)
     upstream.will(streamed(*[delta("x" * 100_000)] * 400, Fault.STALL))
@@ -96,6 +97,21 @@ async def test_who_stops_reading_is_left_and_pays(
     (used,) = await gateway.usage()
     assert (used["outcome"], used["is_estimated"]) == ("cancelled", True)
     assert await gateway.balance() == before - used["cost_nano"] < before
+
+
+async def test_who_stops_reading_before_the_usage_pays_for_the_whole_answer(
+    gateway: InProcess, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+):
+    """It costs no less than to leave: the provider is read on, and tells of thoughts that nobody sees."""
+    monkeypatch.setattr(reply, "SEND_S", 0.1)
+    gateway.connect("openrouter", upstream.url)
+    spent = usage(prompt_tokens=100, completion_tokens=5000, completion_tokens_details={"reasoning_tokens": 4990})
+    upstream.will(streamed(*[delta("x" * 100_000)] * 250, finish(), spent, DONE))
+    async with unread(gateway):
+        assert await gateway.ended() == ["settled"]
+    (used,) = await gateway.usage()
+    assert (used["outcome"], used["is_estimated"]) == ("completed", False)
+    assert (used["prompt_tokens"], used["completion_tokens"], used["reasoning_tokens"]) == (100, 5000, 4990)
 
 
 async def last(chunks: AsyncIterator[bytes]) -> None:

@@ -44,9 +44,11 @@ class Reply:
     async def _stream(self, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send_events(send))
         leaving = asyncio.ensure_future(_left(receive))
+        until = time.monotonic() + ANSWER_S
         try:
-            if await self._is_read(sending, leaving) and not sending.done() and self._answer.begun:
-                self._has_left = True
+            await self._is_read(sending, leaving, until)
+            if not sending.done() and self._answer.begun and time.monotonic() <= until:
+                self._leave(sending)
                 await asyncio.wait({sending}, timeout=READ_ON_S)
         finally:
             leaving.cancel()
@@ -55,19 +57,24 @@ class Reply:
         if not sending.cancelled():
             sending.result()
 
-    async def _is_read(self, sending: asyncio.Future[None], leaving: asyncio.Future[None]) -> bool:
-        """Wait until all is sent or the client has left; False when it stopped reading or takes too long. Looks at each
-        SEND_S instead of timing every message: a stream has thousands of them.
+    def _leave(self, sending: asyncio.Future[None]) -> None:
+        """Send nothing more, not even what a client does not take: the rest of the answer is only read."""
+        self._has_left = True
+        if self._is_sending:
+            sending.cancel()
+
+    async def _is_read(self, sending: asyncio.Future[None], leaving: asyncio.Future[None], until: float) -> None:
+        """Wait until all is sent, or the client has left, stopped reading or takes too long. Looks at each SEND_S
+        instead of timing every message: a stream has thousands of them.
         """
-        until = time.monotonic() + ANSWER_S
         while True:
             sent = self._sent
             done, _ = await asyncio.wait({sending, leaving}, timeout=SEND_S, return_when=asyncio.FIRST_COMPLETED)
             if done:
-                return True
+                return
             if (self._is_sending and self._sent == sent) or time.monotonic() > until:
                 telemetry.log("reader_stopped", generation=self._answer.bill.id)
-                return False
+                return
 
     async def _send_events(self, send: Send) -> None:
         await self._send(send, self._start("text/event-stream; charset=utf-8", {"x-accel-buffering": "no"}))
@@ -79,7 +86,12 @@ class Reply:
         if self._has_left:
             return
         self._is_sending = True
-        await send(message)
+        try:
+            await send(message)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._has_left or task is None or task.uncancel() > 0:
+                raise
         self._is_sending = False
         self._sent += 1
 
