@@ -302,6 +302,8 @@ RAISES = {
     "options.num_predict": b'"options":{"num_predict":90000}',
     "sampling_params.n": b'"sampling_params":{"n":9}',
     "generationConfig.deep.maxOutputTokens": b'"generationConfig":{"deep":{"maxOutputTokens":90000}}',
+    "sampling_params.0.max_new_tokens": b'"sampling_params":[{"max_new_tokens":90000}]',
+    "nvext.max_tokens": b'"nvext":{"max_tokens":90000}',
     "max_completion_tokens": b'"max_tokens":1,"max_completion_tokens":90000',
     "reasoning.max_tokens": b'"max_tokens":10,"reasoning":{"max_tokens":11}',
     "thinking.budget_tokens": b'"max_completion_tokens":10,"thinking":{"type":"enabled","budget_tokens":11}',

@@ -20,7 +20,7 @@ RAISING = frozenset({
     "thinkingbudget", "thinkingtokenbudget", "usebeamsearch",
 })  # fmt: skip
 """Names by which servers take a ceiling, a least length or more answers than `n`, without `_` and in lower case."""
-NESTS = frozenset({"config", "generationconfig", "modelkwargs", "options", "parameters", "samplingparams"})
+NESTS = frozenset({"config", "generationconfig", "modelkwargs", "nvext", "options", "parameters", "samplingparams"})
 """Members in which servers take such names, too."""
 
 
@@ -36,6 +36,9 @@ def refuse_others(body: Mapping[str, Any]) -> None:
 
 
 def _refuse_within(path: str, value: Any) -> None:
+    if isinstance(value, list):
+        for position, member in enumerate(value):
+            _refuse_within(f"{path}.{position}", member)
     if not isinstance(value, dict):
         return
     for name, member in value.items():
