@@ -89,11 +89,15 @@ class Reply:
         try:
             await send(message)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._has_left or task is None or task.uncancel() > 0:
+            if not self._is_given_up():
                 raise
         self._is_sending = False
         self._sent += 1
+
+    def _is_given_up(self) -> bool:
+        """Whether a send was cancelled by `_leave` alone, so that the answer is read on."""
+        task = asyncio.current_task()
+        return self._has_left and task is not None and task.uncancel() == 0
 
     def _receipt(self) -> dict[str, str]:
         replayed = {"x-idempotent-replay": "true"} if isinstance(self._answer, Replayed) else {}
