@@ -46,8 +46,10 @@ def chance(request: pytest.FixtureRequest) -> Chance:
     return Random(request.config.getoption("randomly_seed"))  # noqa: S311 - an order, not a secret
 
 
-EXTRA_WORKERS = 1
-"""Beside one for each core: a worker waits for its Postgres, for processes that start, for a deadline under test."""
+WORKERS_A_CORE = 2
+"""A worker waits for its Postgres, for processes that start, for a deadline under test: on two cores four of them need 12
+minutes in all, and three 13.
+"""
 STARTS_PROCESSES = {"server", "built", "bare_python", "image", "aws", "strict_server", "mortal_server", "docker"}
 """Fixtures whose tests have the mark `process` by themselves."""
 running: list[pytest.Item] = []
@@ -61,8 +63,8 @@ def pytest_collection_finish() -> None:
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """`logical` is for tests that wait for nothing."""
-    extra = 0 if config.getoption("numprocesses") == "logical" else EXTRA_WORKERS
-    return extra + (os.process_cpu_count() or 1)
+    each = 1 if config.getoption("numprocesses") == "logical" else WORKERS_A_CORE
+    return each * (os.process_cpu_count() or 1)
 
 
 @pytest.hookimpl(wrapper=True)
