@@ -47,9 +47,7 @@ def chance(request: pytest.FixtureRequest) -> Chance:
 
 
 WORKERS_A_CORE = 2
-"""A worker waits for its Postgres, for processes that start, for a deadline under test: on two cores four of them need 12
-minutes in all, and three 13.
-"""
+"""A worker waits at times, for its Postgres or a process that starts: on two cores four need 12 minutes, three 13."""
 STARTS_PROCESSES = {"server", "built", "bare_python", "image", "aws", "strict_server", "mortal_server", "docker"}
 """Fixtures whose tests have the mark `process` by themselves."""
 running: list[pytest.Item] = []
