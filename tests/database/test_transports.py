@@ -21,8 +21,7 @@ from gateway.database import postgres as postgres_transport
 from gateway.database.postgres import Postgres
 from gateway.database.supabase import Supabase
 from local import postgres, postgrest
-from tests.harness.postgres import Database, binaries, prepare
-from tests.harness.scratch import scratch
+from tests.harness.postgres import Database, binaries, prepare, running
 from tests.harness.web import Wire, served
 
 if TYPE_CHECKING:
@@ -261,14 +260,9 @@ async def test_a_replaced_function_may_take_other_types(transport: Database) -> 
 @pytest.fixture(scope="module")
 def mortal_server() -> Iterator[postgres.Server]:
     """A server that tests may stop."""
-    with scratch("mortal") as folder:
-        server = postgres.Server(binaries(), folder / "data", durable=False)
-        server.start()
-        try:
-            asyncio.run(prepare(server))
-            yield server
-        finally:
-            server.stop()
+    with running(binaries()) as (server, _):
+        asyncio.run(prepare(server))
+        yield server
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,17 +87,24 @@ async def prepare(server: postgres.Server) -> None:
     await schema.admit_functions(server.url())
 
 
+@contextmanager
+def running(folder: Path) -> Iterator[tuple[postgres.Server, Path]]:
+    """A new server with the binaries in `folder`, and its data folder; both are gone when the block ends."""
+    with scratch("postgres") as place:
+        started = postgres.Server(folder, place / "data", durable=False)
+        started.start()
+        try:
+            yield started, place / "data"
+        finally:
+            started.stop()
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[postgres.Server]:
     """A running Postgres of this worker's own."""
-    with scratch("postgres") as folder:
-        started = postgres.Server(binaries(), folder / "data", durable=False)
-        started.start()
-        try:
-            asyncio.run(prepare(started))
-            yield started
-        finally:
-            started.stop()
+    with running(binaries()) as (started, _):
+        asyncio.run(prepare(started))
+        yield started
 
 
 class Templates(msgspec.Struct, frozen=True):

@@ -11,8 +11,7 @@ import asyncpg
 import pytest
 
 from local import postgres, schema
-from tests.harness.postgres import SUPABASE_ROLES
-from tests.harness.scratch import scratch
+from tests.harness.postgres import SUPABASE_ROLES, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -32,14 +31,9 @@ async def dump(url: str) -> list[str]:
 @contextmanager
 def supabase(binaries: Path) -> Iterator[str]:
     """A server like a new Supabase project; the address of its operator, who is no superuser there."""
-    with scratch("supabase") as folder:
-        server = postgres.Server(binaries, folder / "data", durable=False)
-        server.start()
-        try:
-            asyncio.run(_prepare(server.url()))
-            yield server.url(user="operator")
-        finally:
-            server.stop()
+    with running(binaries) as (server, _):
+        asyncio.run(_prepare(server.url()))
+        yield server.url(user="operator")
 
 
 async def _prepare(url: str) -> None:

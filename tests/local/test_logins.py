@@ -20,8 +20,7 @@ from local.template import load
 from tests.database.grants import MAY_EXECUTE
 from tests.harness.cloud import REGION, client
 from tests.harness.gateway import TEMPLATE
-from tests.harness.postgres import binaries, prepare
-from tests.harness.scratch import scratch
+from tests.harness.postgres import binaries, prepare, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -38,18 +37,13 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "x"}
 @pytest.fixture(scope="module")
 def strict_server() -> Iterator[postgres.Server]:
     """A server that asks everybody but its operator for a password."""
-    with scratch("strict") as folder:
-        server = postgres.Server(binaries(), folder / "data", durable=False)
+    with running(binaries()) as (server, data):
+        asyncio.run(prepare(server))
+        asyncio.run(schema.apply(server.url()))
+        server.stop()
+        (data / "pg_hba.conf").write_text(HBA)
         server.start()
-        try:
-            asyncio.run(prepare(server))
-            asyncio.run(schema.apply(server.url()))
-            server.stop()
-            (folder / "data" / "pg_hba.conf").write_text(HBA)
-            server.start()
-            yield server
-        finally:
-            server.stop()
+        yield server
 
 
 @pytest.fixture
