@@ -111,7 +111,7 @@ async def populate(owner: asyncpg.Connection, first: int, last: int) -> None:
 
 
 def jobs() -> dict[str, Call]:
-    """What the jobs ask the database, whoever there is."""
+    """What the jobs ask the database, whatever its users."""
     from gateway import database  # noqa: PLC0415
 
     def asked(name: str) -> Call:

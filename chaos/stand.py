@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 USERS = 8
 READY_S = 60.0
 DRAIN_S = 120.0
-"""What a gateway that is told to end may take for what it has begun."""
+"""How long a gateway may go on with what it has begun, once it is asked to end."""
 DISK_MB = 320
 """Room of the database's disk, of which some 150 MB are taken at the start."""
 CHARGED = "select reference from gateway.credit_transactions where kind = 'usage'"
